@@ -1,0 +1,319 @@
+//! Exact sums of gradients on a fixed-point grid.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ConfigError, SumError};
+
+/// Elements that are checked together before any of them is added. Small enough that the new sums
+/// stay in registers, large enough that the branch costs nothing.
+const CHUNK: usize = 16;
+
+/// 1.5 * 2^52. A number in [-2^51, 2^51) plus this lies in [2^52, 2^53), where `f64` has steps of
+/// exactly 1: the addition itself rounds to the nearest integer, ties to even, and the low bits of
+/// the result hold that integer.
+const MAGIC: f64 = 1.5 * (1_u64 << 52) as f64;
+
+/// Sign and exponent of every `f64` in [2^52, 2^53).
+const BINADE: u64 = (1023 + 52) << 52;
+
+/// Mask of sign and exponent.
+const SIGN_AND_EXPONENT: u64 = 0xfff << 52;
+
+/// A grid of multiples of 2^-`fraction_bits` on which sums are exact, held as `i64`.
+///
+/// An element takes 52 of the 64 bits, -2^51 to 2^51 - 1 steps, so 4096 gradients can be summed in
+/// any order and grouping before an overflow is possible at all; beyond, it is detected.
+///
+/// What is summed: a unit gives the gradient of its mean loss over a fixed number of samples. The
+/// mean over units is formed once, with the number of units as divisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct FixedPoint {
+    fraction_bits: u32,
+}
+
+impl FixedPoint {
+    /// The default grid for gradients, 2^-40: elements up to ±2048 in steps of 9.1e-13.
+    pub const DEFAULT: Self = Self { fraction_bits: 40 };
+
+    /// The grid of all loss sums, whatever the gradients use, so that decisions do not depend on it.
+    pub const LOSS: Self = Self::DEFAULT;
+
+    /// A grid of multiples of 2^-`fraction_bits`.
+    ///
+    /// # Errors
+    /// [`ConfigError::OutOfRange`] unless `fraction_bits` is in 8..=44. More bits would leave elements
+    /// less than ±128, fewer would round gradients by more than 0.002; the arithmetic allows both.
+    pub fn new(fraction_bits: u32) -> Result<Self, ConfigError> {
+        ConfigError::unless(
+            (8..=44).contains(&fraction_bits),
+            "fraction_bits",
+            f64::from(fraction_bits),
+            "in 8..=44",
+        )?;
+        Ok(Self { fraction_bits })
+    }
+
+    /// Fraction bits of the grid.
+    pub fn fraction_bits(&self) -> u32 {
+        self.fraction_bits
+    }
+
+    /// Elements must be at least `-limit()` and below `limit()`.
+    pub fn limit(&self) -> f64 {
+        (1_u64 << 51) as f64 / self.steps_per_one()
+    }
+
+    pub(crate) fn steps_per_one(&self) -> f64 {
+        (1_u64 << self.fraction_bits) as f64
+    }
+
+    /// Rounds each element of `gradient` to the nearest multiple of the grid, ties to even, and adds
+    /// it to the accumulator. `unit` is only named in errors.
+    ///
+    /// # Errors
+    /// [`SumError::LengthMismatch`], [`SumError::NotANumber`], [`SumError::Infinite`],
+    /// [`SumError::OutOfRange`] or [`SumError::Overflow`] for the first element that cannot be added;
+    /// the accumulator is then unchanged.
+    pub fn accumulate(
+        &self,
+        accumulator: &mut [i64],
+        gradient: &[f32],
+        unit: u32,
+    ) -> Result<(), SumError> {
+        same_length(accumulator.len(), gradient.len())?;
+        let (sums, sums_rest) = accumulator.as_chunks_mut::<CHUNK>();
+        let (elements, elements_rest) = gradient.as_chunks::<CHUNK>();
+        let steps_per_one = self.steps_per_one();
+        let mut added = 0;
+        for (sums, elements) in sums.iter_mut().zip(elements) {
+            if !accumulate_chunk(sums, elements, steps_per_one) {
+                break;
+            }
+            added += CHUNK;
+        }
+        if added == gradient.len() - elements_rest.len()
+            && accumulate_rest(sums_rest, elements_rest, steps_per_one)
+        {
+            return Ok(());
+        }
+        self.undo(&mut accumulator[..added], &gradient[..added]);
+        Err(self.diagnose(accumulator, gradient, added, unit))
+    }
+
+    /// Takes back what a failed [`accumulate`](Self::accumulate) had already added.
+    ///
+    /// Undoing costs nothing as long as gradients are sound, where a pass that checks the whole
+    /// gradient before adding it would read it, and the accumulator, a second time.
+    fn undo(&self, accumulator: &mut [i64], gradient: &[f32]) {
+        for (sum, &element) in accumulator.iter_mut().zip(gradient) {
+            *sum = sum.wrapping_sub(Steps::of(element, self.steps_per_one()).count());
+        }
+    }
+
+    /// Names the first element from `start` on that cannot be added.
+    fn diagnose(&self, accumulator: &[i64], gradient: &[f32], start: usize, unit: u32) -> SumError {
+        let mut pairs = accumulator.iter().zip(gradient).enumerate().skip(start);
+        let fault = pairs.find_map(|(index, (sum, &value))| {
+            let steps = Steps::of(value, self.steps_per_one());
+            if value.is_nan() {
+                Some(SumError::NotANumber { unit, index })
+            } else if value.is_infinite() {
+                Some(SumError::Infinite { unit, index })
+            } else if !in_binade(steps.misplaced()) {
+                let limit = self.limit();
+                Some(SumError::OutOfRange {
+                    unit,
+                    index,
+                    value,
+                    limit,
+                })
+            } else {
+                let overflows = sum.checked_add(steps.count()).is_none();
+                overflows.then_some(SumError::Overflow { unit, index })
+            }
+        });
+        // Only called for a chunk whose flags were set, so that one of its elements is found.
+        fault.unwrap_or(SumError::Overflow { unit, index: start })
+    }
+
+    /// Forms the mean of `divisor` gradients from their exact sum.
+    ///
+    /// Each element is rounded three times, to nearest even: the sum to `f64` (exact below 2^53
+    /// steps), the quotient by `divisor` to `f64` (the scaling by 2^-`fraction_bits` is exact), and
+    /// that to `f32`.
+    ///
+    /// # Errors
+    /// [`SumError::LengthMismatch`], or [`SumError::ZeroDivisor`].
+    pub fn mean(
+        &self,
+        accumulator: &[i64],
+        divisor: u64,
+        mean: &mut [f32],
+    ) -> Result<(), SumError> {
+        same_length(accumulator.len(), mean.len())?;
+        if divisor == 0 {
+            return Err(SumError::ZeroDivisor);
+        }
+        let step = 1.0 / self.steps_per_one();
+        let divisor = divisor as f64;
+        for (mean, &sum) in mean.iter_mut().zip(accumulator) {
+            *mean = (sum as f64 * step / divisor) as f32;
+        }
+        Ok(())
+    }
+
+    /// Rounds a scalar, such as the loss of a unit, to the nearest multiple of the grid, ties to even.
+    /// The result is in steps of the grid; such steps are summed with [`i64::checked_add`].
+    ///
+    /// # Errors
+    /// [`SumError::Scalar`] for a NaN, an infinity or a magnitude of 2^62 steps or more.
+    pub fn round_scalar(&self, value: f64) -> Result<i64, SumError> {
+        const LIMIT: f64 = (1_u64 << 62) as f64;
+        let steps = (value * self.steps_per_one()).round_ties_even();
+        if steps.abs() < LIMIT {
+            Ok(steps as i64)
+        } else {
+            Err(SumError::Scalar {
+                value,
+                limit: LIMIT / self.steps_per_one(),
+            })
+        }
+    }
+
+    /// The value of a sum of that many steps, rounded once to `f64`.
+    pub fn to_f64(&self, steps: i64) -> f64 {
+        steps as f64 / self.steps_per_one()
+    }
+}
+
+impl Default for FixedPoint {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl TryFrom<u32> for FixedPoint {
+    type Error = ConfigError;
+
+    fn try_from(fraction_bits: u32) -> Result<Self, ConfigError> {
+        Self::new(fraction_bits)
+    }
+}
+
+impl From<FixedPoint> for u32 {
+    fn from(grid: FixedPoint) -> Self {
+        grid.fraction_bits
+    }
+}
+
+/// Adds the exact sum `other` to `accumulator`, whatever grid both are on.
+///
+/// # Errors
+/// [`SumError::LengthMismatch`], or [`SumError::CombinedOverflow`] for the first element that leaves
+/// the range of 64 bits; the accumulator is then unchanged.
+pub fn add(accumulator: &mut [i64], other: &[i64]) -> Result<(), SumError> {
+    combine(accumulator, other, i64::overflowing_add, i64::wrapping_sub)
+}
+
+/// Subtracts the exact sum `other` from `accumulator`: what was added is as if it had never been.
+///
+/// # Errors
+/// As for [`add`].
+pub fn subtract(accumulator: &mut [i64], other: &[i64]) -> Result<(), SumError> {
+    combine(accumulator, other, i64::overflowing_sub, i64::wrapping_add)
+}
+
+fn combine(
+    accumulator: &mut [i64],
+    other: &[i64],
+    operation: impl Fn(i64, i64) -> (i64, bool),
+    inverse: impl Fn(i64, i64) -> i64,
+) -> Result<(), SumError> {
+    same_length(accumulator.len(), other.len())?;
+    let mut overflow = false;
+    for (sum, &term) in accumulator.iter_mut().zip(other) {
+        let (total, overflowed) = operation(*sum, term);
+        *sum = total;
+        overflow |= overflowed;
+    }
+    if !overflow {
+        return Ok(());
+    }
+    for (sum, &term) in accumulator.iter_mut().zip(other) {
+        *sum = inverse(*sum, term);
+    }
+    let mut pairs = accumulator.iter().zip(other);
+    let index = pairs.position(|(&sum, &term)| operation(sum, term).1);
+    Err(SumError::CombinedOverflow {
+        index: index.unwrap_or_default(),
+    })
+}
+
+/// The bits of `value * 2^fraction_bits + MAGIC`: an integer, if they are in the binade.
+#[derive(Clone, Copy)]
+struct Steps(u64);
+
+impl Steps {
+    #[inline(always)]
+    fn of(value: f32, steps_per_one: f64) -> Self {
+        Self((f64::from(value) * steps_per_one + MAGIC).to_bits())
+    }
+
+    /// The value rounded to the grid, in steps. Meaningless outside the binade.
+    #[inline(always)]
+    fn count(self) -> i64 {
+        self.0.wrapping_sub(MAGIC.to_bits()).cast_signed()
+    }
+
+    /// Has bits set in sign and exponent if the value is a NaN, infinite or beyond the grid.
+    #[inline(always)]
+    fn misplaced(self) -> u64 {
+        self.0 ^ BINADE
+    }
+}
+
+#[inline(always)]
+fn in_binade(misplaced: u64) -> bool {
+    misplaced & SIGN_AND_EXPONENT == 0
+}
+
+/// Adds a chunk unless one of its elements cannot be added.
+#[inline(always)]
+fn accumulate_chunk(sums: &mut [i64; CHUNK], elements: &[f32; CHUNK], steps_per_one: f64) -> bool {
+    let mut totals = [0; CHUNK];
+    let mut misplaced = 0;
+    let mut overflow = 0;
+    for i in 0..CHUNK {
+        let steps = Steps::of(elements[i], steps_per_one);
+        let total = sums[i].wrapping_add(steps.count());
+        misplaced |= steps.misplaced();
+        // Negative if the total's sign differs from the signs of both terms.
+        overflow |= (sums[i] ^ total) & (steps.count() ^ total);
+        totals[i] = total;
+    }
+    let sound = in_binade(misplaced) && overflow >= 0;
+    if sound {
+        *sums = totals;
+    }
+    sound
+}
+
+/// The same for the last elements, fewer than a chunk. Padding with zeros adds nothing.
+fn accumulate_rest(sums: &mut [i64], elements: &[f32], steps_per_one: f64) -> bool {
+    let mut padded_sums = [0; CHUNK];
+    let mut padded_elements = [0.0; CHUNK];
+    padded_sums[..sums.len()].copy_from_slice(sums);
+    padded_elements[..elements.len()].copy_from_slice(elements);
+    let sound = accumulate_chunk(&mut padded_sums, &padded_elements, steps_per_one);
+    sums.copy_from_slice(&padded_sums[..sums.len()]);
+    sound
+}
+
+fn same_length(expected: usize, actual: usize) -> Result<(), SumError> {
+    if expected == actual {
+        Ok(())
+    } else {
+        Err(SumError::LengthMismatch { expected, actual })
+    }
+}
