@@ -1,0 +1,146 @@
+//! Contributions: signed announcements of exact sums.
+
+use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::{Digest, PeerId, RunId};
+use crate::spec::RunSpec;
+use crate::state::{StateRef, Tally};
+use crate::units::{RoundPlan, UnitKind, UnitSet, evaluation_samples};
+
+/// Separates these signatures from any other use of the peer's key.
+const SIGNATURE_CONTEXT: &[u8] = b"peerless contribution v1";
+
+/// An exact sum by content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PayloadRef {
+    /// BLAKE3 of the encoded sum.
+    pub digest: Digest,
+    /// Length of the encoded sum in bytes.
+    pub bytes: u64,
+}
+
+/// "The exact sum of `units` of the round that starts from state `from` is `payload`."
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contribution {
+    /// The run.
+    pub run: RunId,
+    /// Who computed the units.
+    pub peer: PeerId,
+    /// The state that the units were computed from.
+    pub from: StateRef,
+    /// The units, at least one.
+    pub units: UnitSet,
+    /// Totals over the samples of the gradient units.
+    pub training: Tally,
+    /// Totals over the samples of the evaluation units.
+    pub evaluation: Tally,
+    /// The sum of the gradients; present exactly if there is a gradient unit.
+    pub payload: Option<PayloadRef>,
+}
+
+/// A contribution with its author's Ed25519 signature.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedContribution {
+    /// What is announced.
+    pub contribution: Contribution,
+    signature: (Digest, Digest),
+}
+
+/// A contribution that must not be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ContributionError {
+    /// Of another run.
+    #[error("contribution to run {0}, which is not this run")]
+    OtherRun(RunId),
+    /// Sent by a peer that is not the author.
+    #[error("contribution of peer {0} sent by another peer")]
+    NotTheSender(PeerId),
+    /// The signature does not match author and content.
+    #[error("contribution with an invalid signature")]
+    Signature,
+    /// Units that the round does not have, or none.
+    #[error("contribution names units that the round does not have, or none")]
+    Units,
+    /// A gradient without units or the other way round, or a wrong size.
+    #[error("contribution whose payload does not fit its units")]
+    Payload,
+    /// Another number of samples than the units have.
+    #[error("contribution counts {found} samples, its units have {expected}")]
+    Samples {
+        /// Samples that the contribution claims.
+        found: u64,
+        /// Samples that its units consist of.
+        expected: u64,
+    },
+}
+
+impl SignedContribution {
+    /// Signs a contribution.
+    pub fn sign(contribution: Contribution, key: &SigningKey) -> Self {
+        let bytes = key.sign(&signed_bytes(&contribution)).to_bytes();
+        let (mut first, mut second) = ([0; 32], [0; 32]);
+        first.copy_from_slice(&bytes[..32]);
+        second.copy_from_slice(&bytes[32..]);
+        Self { contribution, signature: (Digest(first), Digest(second)) }
+    }
+
+    /// The 64 bytes of the signature.
+    pub fn signature(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&self.signature.0.0);
+        bytes[32..].copy_from_slice(&self.signature.1.0);
+        bytes
+    }
+
+    /// Checks the signature against the author's key.
+    pub fn verify(&self) -> Result<(), ContributionError> {
+        let key =
+            VerifyingKey::from_bytes(self.contribution.peer.as_bytes()).map_err(|_| ContributionError::Signature)?;
+        let signature = Signature::from_bytes(&self.signature());
+        key.verify_strict(&signed_bytes(&self.contribution), &signature).map_err(|_| ContributionError::Signature)
+    }
+}
+
+fn signed_bytes(contribution: &Contribution) -> Vec<u8> {
+    let mut bytes = SIGNATURE_CONTEXT.to_vec();
+    // Postcard cannot fail on this type: it has no map and no sequence of unknown length.
+    bytes.extend(postcard::to_stdvec(contribution).unwrap_or_default());
+    bytes
+}
+
+impl Contribution {
+    /// Checks everything that can be checked without the payload's bytes.
+    pub fn check(&self, spec: &RunSpec, run: RunId, payload_bytes: u64) -> Result<(), ContributionError> {
+        if self.run != run {
+            return Err(ContributionError::OtherRun(self.run));
+        }
+        let plan = RoundPlan::new(spec, self.from.round);
+        if self.units.is_empty() || !self.units.is_valid(plan.total()) {
+            return Err(ContributionError::Units);
+        }
+        let has_gradient = self.units.iter().any(|unit| plan.kind(unit) == UnitKind::Gradient);
+        if self.payload.map(|payload| payload.bytes) != has_gradient.then_some(payload_bytes) {
+            return Err(ContributionError::Payload);
+        }
+        let (training, evaluation) = expected_samples(spec, &plan, &self.units);
+        for (found, expected) in [(self.training.samples, training), (self.evaluation.samples, evaluation)] {
+            if found != expected {
+                return Err(ContributionError::Samples { found, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Training and test samples that `units` consist of.
+pub fn expected_samples(spec: &RunSpec, plan: &RoundPlan, units: &UnitSet) -> (u64, u64) {
+    units.iter().fold((0, 0), |(training, evaluation), unit| match plan.kind(unit) {
+        UnitKind::Gradient => (training + u64::from(spec.samples_per_unit), evaluation),
+        UnitKind::Evaluation => {
+            let samples = evaluation_samples(spec, unit - plan.gradient_units).len() as u64;
+            (training, evaluation + samples)
+        }
+    })
+}

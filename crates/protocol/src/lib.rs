@@ -1,0 +1,29 @@
+//! Deterministic rounds without I/O.
+//!
+//! Everything here is a pure function of its arguments: no clock, thread, file, socket or global
+//! random source. Time comes in as an argument, and what is to be done goes out as a value.
+//! Tensors never pass through: the protocol speaks of their digests.
+
+mod assignment;
+mod contribution;
+mod cover;
+pub mod function;
+mod ids;
+mod message;
+mod node;
+mod pace;
+mod spec;
+mod state;
+mod time;
+mod units;
+
+pub use assignment::{Capacities, MAX_CAPACITY, assign, ranking};
+pub use contribution::{Contribution, ContributionError, PayloadRef, SignedContribution, expected_samples};
+pub use cover::{disjoint_choice, exact_cover};
+pub use ids::{Digest, ParseIdError, PeerId, RunId};
+pub use message::{Heartbeat, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, MessageError, WIRE_VERSION};
+pub use node::{Config, Effect, Event, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason};
+pub use spec::{DatasetSpec, EvaluationSpec, MAX_SPEC_BYTES, MAX_UNITS, RunSpec, SPEC_VERSION, SpecError};
+pub use state::{Evaluation, FinishReason, Layout, LayoutEntry, Role, StateHeader, StateRef, Tally};
+pub use time::Time;
+pub use units::{EpochOrder, RoundPlan, UnitKind, UnitSet, evaluation_samples, unit_seed};

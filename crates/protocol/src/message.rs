@@ -1,0 +1,137 @@
+//! Messages between peers and their encoding.
+//!
+//! A message is one version byte and the postcard encoding of [`Message`]. Everything is bounded
+//! before it is decoded, and checked again by the state machine before it is used.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::contribution::SignedContribution;
+use crate::ids::PeerId;
+use crate::state::StateRef;
+use crate::units::UnitSet;
+
+/// Version of the encoding; bumped when a message changes.
+pub const WIRE_VERSION: u8 = 1;
+
+/// Largest encoded message, in bytes. The largest real one is a list of members.
+pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
+
+/// Most members in one message.
+pub const MAX_MEMBERS: usize = 1024;
+
+/// Most addresses per member.
+pub const MAX_ADDRESSES: usize = 8;
+
+/// Longest cause of a failed unit, in bytes; longer ones are cut by the sender.
+pub const MAX_CAUSE_BYTES: usize = 1024;
+
+/// A peer and where it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The peer's key.
+    pub peer: PeerId,
+    /// Where it can be dialled.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// "I live, and this is how far I am."
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// The sender's newest state.
+    pub state: StateRef,
+    /// Size of that state's encoding, for those who fetch it.
+    pub state_bytes: u64,
+    /// Functions that the sender can run at once.
+    pub capacity: u32,
+    /// Whether that state is the run's last.
+    pub finished: bool,
+}
+
+/// What peers say to each other. Payloads and states travel beside, by digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Sent periodically and on every new state.
+    Heartbeat(Heartbeat),
+    /// An exact sum is ready; its payload is pushed to whoever gets this message.
+    Contribution(Box<SignedContribution>),
+    /// Asks for the exact sum of just these units, which the receiver has computed: the answer is a
+    /// contribution.
+    UnitsWanted {
+        /// The state that the round starts from.
+        from: StateRef,
+        /// The units.
+        units: UnitSet,
+    },
+    /// Every attempt at a unit failed at the sender.
+    UnitFailed {
+        /// The state that the round starts from.
+        from: StateRef,
+        /// The unit.
+        unit: u32,
+        /// Why, for people.
+        cause: String,
+    },
+    /// Peers that the sender knows.
+    Members(Vec<Member>),
+    /// The sender leaves on purpose.
+    Leaving,
+}
+
+/// Bytes that are no message.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum MessageError {
+    /// Larger than [`MAX_MESSAGE_BYTES`].
+    #[error("message of {0} bytes, at most {MAX_MESSAGE_BYTES} are allowed")]
+    TooLarge(usize),
+    /// Of another version of the program.
+    #[error("message of wire version {0}, this program speaks version {WIRE_VERSION}")]
+    Version(u8),
+    /// Not decodable.
+    #[error("malformed message: {0}")]
+    Malformed(String),
+    /// A list or text is longer than allowed.
+    #[error("message with too many {0}")]
+    TooMany(&'static str),
+}
+
+impl Message {
+    /// The message's bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        // Postcard cannot fail on this type: it has no map and no sequence of unknown length.
+        postcard::to_extend(self, vec![WIRE_VERSION]).unwrap_or_default()
+    }
+
+    /// Decodes bytes from the network.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MessageError> {
+        if bytes.len() > MAX_MESSAGE_BYTES {
+            return Err(MessageError::TooLarge(bytes.len()));
+        }
+        let malformed = |what: String| MessageError::Malformed(what);
+        let (&version, rest) = bytes.split_first().ok_or_else(|| malformed("no bytes".into()))?;
+        if version != WIRE_VERSION {
+            return Err(MessageError::Version(version));
+        }
+        let (message, left) = postcard::take_from_bytes(rest).map_err(|error| malformed(error.to_string()))?;
+        if !left.is_empty() {
+            return Err(malformed(format!("{} bytes too many", left.len())));
+        }
+        check_bounds(&message)?;
+        Ok(message)
+    }
+}
+
+fn check_bounds(message: &Message) -> Result<(), MessageError> {
+    match message {
+        Message::Members(members) if members.len() > MAX_MEMBERS => Err(MessageError::TooMany("members")),
+        Message::Members(members) if members.iter().any(|member| member.addresses.len() > MAX_ADDRESSES) => {
+            Err(MessageError::TooMany("addresses"))
+        }
+        Message::UnitFailed { cause, .. } if cause.len() > MAX_CAUSE_BYTES => {
+            Err(MessageError::TooMany("bytes of cause"))
+        }
+        _ => Ok(()),
+    }
+}

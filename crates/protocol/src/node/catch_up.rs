@@ -1,0 +1,122 @@
+//! Falling behind, joining and diverging: taking a state from others.
+
+use std::collections::BTreeMap;
+
+use super::io::{Effect, Event, StateMeta};
+use super::{Fetching, Node, Phase};
+use crate::ids::{Digest, PeerId};
+use crate::message::Heartbeat;
+use crate::state::StateRef;
+use crate::time::Time;
+
+/// Rounds for which the digests of all peers are remembered and compared.
+const HISTORY_ROUNDS: usize = 8;
+
+impl Node {
+    /// Remembers which digest a peer has for a round, and compares it with the own one.
+    pub(super) fn observe_state(&mut self, now: Time, peer: PeerId, state: StateRef) {
+        let newest = self.history.keys().next_back().copied().unwrap_or(0);
+        if state.round.saturating_add(HISTORY_ROUNDS as u64) <= newest {
+            return;
+        }
+        let known = self.history.entry(state.round).or_default().insert(peer, state.digest);
+        while self.history.len() > HISTORY_ROUNDS {
+            self.history.pop_first();
+        }
+        if known != Some(state.digest) {
+            self.check_divergence(now, state.round);
+        }
+    }
+
+    fn check_divergence(&mut self, now: Time, round: u64) {
+        let Some(digests) = self.history.get(&round) else { return };
+        let Some(&own) = digests.get(&self.me) else { return };
+        let Some(peer) = digests.iter().find(|(_, digest)| **digest != own).map(|(peer, _)| *peer) else { return };
+        let winner = winner(digests);
+        let holders: Vec<PeerId> = digests.iter().filter(|(_, d)| **d == winner).map(|(peer, _)| *peer).collect();
+        self.emit(Effect::Record(Event::Divergence { round, own, winner, peer }));
+        if winner != own {
+            self.fetch_newest(now, &holders);
+        }
+    }
+
+    /// Starts to catch up if others are ahead: at once by two rounds, and by one round after the
+    /// time that messages in flight may take.
+    pub(super) fn check_behind(&mut self, now: Time) {
+        let ahead = self.ahead();
+        let Some(most) = ahead.iter().map(|(_, heartbeat)| heartbeat.state.round).max() else {
+            self.behind_since = None;
+            return;
+        };
+        if self.fetching.is_some() || self.round.applying || !matches!(self.phase, Phase::Working | Phase::Gathering) {
+            return;
+        }
+        let since = *self.behind_since.get_or_insert(now);
+        let patience_over = now.since(since) >= self.pace.catch_up_after();
+        if most >= self.state.state.round + 2 || patience_over || self.phase == Phase::Gathering {
+            let donors: Vec<PeerId> = ahead.into_iter().map(|(peer, _)| peer).collect();
+            self.fetch_newest(now, &donors);
+        }
+    }
+
+    /// Peers in reach whose state is newer than this one's.
+    pub(super) fn ahead(&self) -> Vec<(PeerId, Heartbeat)> {
+        let usable = self.neighbours.iter().filter(|(_, neighbour)| !neighbour.suspected);
+        let known = usable.filter_map(|(peer, neighbour)| Some((*peer, neighbour.last?)));
+        known.filter(|(_, heartbeat)| heartbeat.state.round > self.state.state.round).collect()
+    }
+
+    fn fetch_newest(&mut self, now: Time, holders: &[PeerId]) {
+        self.behind_since = Some(now);
+        let heartbeats = holders.iter().filter_map(|peer| Some((*peer, self.neighbours.get(peer)?.last?)));
+        let offers: Vec<(PeerId, Heartbeat)> =
+            heartbeats.filter(|(_, offer)| offer.state_bytes <= self.config.max_state_bytes).collect();
+        let Some(newest) = offers.iter().map(|(_, offer)| offer.state.round).max() else { return };
+        let mut votes = BTreeMap::new();
+        let newest_offers = offers.iter().filter(|(_, offer)| offer.state.round == newest);
+        newest_offers.for_each(|(peer, offer)| {
+            votes.insert(*peer, offer.state.digest);
+        });
+        let digest = winner(&votes);
+        let Some(bytes) = offers.iter().find(|(_, offer)| offer.state.digest == digest).map(|(_, o)| o.state_bytes)
+        else {
+            return;
+        };
+        let state = StateRef { round: newest, digest };
+        let donors = votes.into_iter().filter(|(_, d)| *d == digest).map(|(peer, _)| peer).collect();
+        self.fetching = Some(Fetching { state });
+        self.emit(Effect::Record(Event::CatchUp { from: self.state.state.round, to: state }));
+        self.emit(Effect::FetchState { state, bytes, donors });
+    }
+
+    pub(super) fn state_fetched(&mut self, now: Time, meta: StateMeta) {
+        if self.fetching.take().is_none_or(|fetching| fetching.state != meta.state) || self.phase == Phase::Left {
+            return;
+        }
+        // The own round may have been applied while the state was under way; going back is right
+        // only if the own state is the one that lost a comparison.
+        let lost = self.history.get(&self.state.state.round).is_some_and(|d| winner(d) != self.state.state.digest);
+        if meta.state.round > self.state.state.round || lost {
+            self.history.values_mut().for_each(|digests| {
+                digests.remove(&self.me);
+            });
+            self.adopt(now, meta);
+        }
+    }
+
+    pub(super) fn state_unavailable(&mut self, now: Time, state: StateRef) {
+        if self.fetching.is_some_and(|fetching| fetching.state == state) {
+            self.fetching = None;
+            self.behind_since = None;
+            self.check_behind(now);
+        }
+    }
+}
+
+/// The digest that most peers hold; the smaller one in a tie.
+fn winner(digests: &BTreeMap<PeerId, Digest>) -> Digest {
+    let mut votes: BTreeMap<Digest, usize> = BTreeMap::new();
+    digests.values().for_each(|digest| *votes.entry(*digest).or_default() += 1);
+    let most = votes.values().copied().max().unwrap_or(0);
+    votes.into_iter().find(|(_, count)| *count == most).map_or(Digest([0; 32]), |(digest, _)| digest)
+}

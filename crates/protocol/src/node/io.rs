@@ -1,0 +1,255 @@
+//! What goes into the state machine and what comes out.
+
+use std::time::Duration;
+
+use ed25519_dalek::SigningKey;
+
+use crate::contribution::{PayloadRef, SignedContribution};
+use crate::ids::{Digest, PeerId};
+use crate::message::{Member, Message};
+use crate::spec::RunSpec;
+use crate::state::{StateRef, Tally};
+use crate::units::{UnitKind, UnitSet};
+
+/// What a peer starts with.
+#[derive(Clone)]
+pub struct Config {
+    /// The run.
+    pub spec: RunSpec,
+    /// Signs contributions; its public half is the peer's id.
+    pub key: SigningKey,
+    /// Functions that this peer can run at once; weighs its share of the units.
+    pub capacity: u32,
+    /// Length of an encoded exact sum, in bytes.
+    pub payload_bytes: u64,
+    /// Largest state that is fetched from others, in bytes.
+    pub max_state_bytes: u64,
+    /// Other peers that are expected to be there at the start. Work begins when all of them were
+    /// heard, or after `gather_at_most`; it only avoids that early peers compute everything alone.
+    pub expected_peers: usize,
+    /// See `expected_peers`.
+    pub gather_at_most: Duration,
+}
+
+/// A state and what others need to know to fetch it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateMeta {
+    /// Number and digest.
+    pub state: StateRef,
+    /// Length of the encoding in bytes.
+    pub bytes: u64,
+    /// Whether the run ends with it.
+    pub finished: bool,
+}
+
+/// Something that happened outside. Inputs about a round that is over are ignored, so the shell
+/// may deliver them late.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// An authenticated connection to a peer exists. `addresses` is where it listens.
+    Connected(Member),
+    /// The last connection to a peer is gone.
+    Disconnected(PeerId),
+    /// A decoded message from an authenticated peer.
+    Message {
+        /// The sender.
+        from: PeerId,
+        /// The message.
+        message: Message,
+    },
+    /// A payload is in the store, its digest checked.
+    PayloadHeld(Digest),
+    /// A unit's result is in the store.
+    UnitComputed {
+        /// The state it was computed from.
+        from: StateRef,
+        /// The unit.
+        unit: u32,
+        /// Totals over its samples.
+        tally: Tally,
+    },
+    /// Every attempt at a unit failed on this peer.
+    UnitFailed {
+        /// The state it was to be computed from.
+        from: StateRef,
+        /// The unit.
+        unit: u32,
+        /// Why, for people.
+        cause: String,
+    },
+    /// Answer to [`Effect::Sum`]: the payload is in the store.
+    Summed {
+        /// The state of the round.
+        from: StateRef,
+        /// The units.
+        units: UnitSet,
+        /// The sum.
+        payload: PayloadRef,
+    },
+    /// Answer to [`Effect::Apply`]: the next state is in the store.
+    Applied(StateMeta),
+    /// Answer to [`Effect::FetchState`]: the state is in the store, its digest checked.
+    StateFetched(StateMeta),
+    /// Answer to [`Effect::FetchState`]: no donor had it.
+    StateUnavailable(StateRef),
+    /// The time of [`Node::deadline`](super::Node::deadline) has come.
+    Tick,
+    /// The user asks this peer to leave.
+    Leave,
+}
+
+/// Something to be done outside.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Send a message; losing it is allowed.
+    Send {
+        /// The receiver.
+        to: PeerId,
+        /// The message.
+        message: Message,
+    },
+    /// Dial a peer and keep it connected.
+    Connect(Member),
+    /// Push a payload of the store to a peer; losing it is allowed.
+    PushPayload {
+        /// The receiver.
+        to: PeerId,
+        /// The payload.
+        payload: PayloadRef,
+    },
+    /// Ask a peer for a payload that was announced but did not arrive.
+    FetchPayload {
+        /// The contribution's author.
+        from: PeerId,
+        /// The payload.
+        payload: PayloadRef,
+    },
+    /// Work on a round begins: what the store keeps of earlier rounds' sums may go.
+    BeginRound {
+        /// The state that the round starts from.
+        from: StateRef,
+    },
+    /// Have a function compute a unit and put the result into the store.
+    Compute {
+        /// The state to compute from.
+        from: StateRef,
+        /// The unit.
+        unit: u32,
+        /// Gradient or evaluation.
+        kind: UnitKind,
+    },
+    /// Form the exact sum of units that were computed here.
+    Sum {
+        /// The state of the round.
+        from: StateRef,
+        /// The units, all of them [`Input::UnitComputed`] before.
+        units: UnitSet,
+    },
+    /// Add a payload to the round's total. Only a head start: [`Effect::Apply`] has the last word on
+    /// what the total consists of.
+    Accumulate {
+        /// The state of the round.
+        from: StateRef,
+        /// The payload, in the store.
+        payload: PayloadRef,
+    },
+    /// Form the next state from a cover. Units still being computed for the round are not needed.
+    Apply {
+        /// The state to start from.
+        from: StateRef,
+        /// Contributions that hold each unit exactly once; every payload is in the store.
+        cover: Vec<SignedContribution>,
+    },
+    /// Take a state from other peers.
+    FetchState {
+        /// The state.
+        state: StateRef,
+        /// Length of its encoding in bytes.
+        bytes: u64,
+        /// Who has or had it.
+        donors: Vec<PeerId>,
+    },
+    /// Forget payloads that are no longer needed.
+    DropPayloads(Vec<Digest>),
+    /// Write an event to ledger and log.
+    Record(Event),
+    /// The run is over and the final state is in the store; others may still need it from here.
+    Finished(StateMeta),
+    /// Nothing is left to do: the process may end.
+    Exit,
+    /// The run cannot go on.
+    Stop(StopReason),
+}
+
+/// Why a run cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// No peer can compute a unit.
+    #[error("unit {unit} of round {round} failed on every peer; the last cause: {cause}")]
+    UnitFailedEverywhere {
+        /// The round.
+        round: u64,
+        /// The unit.
+        unit: u32,
+        /// The cause as the last peer reported it.
+        cause: String,
+    },
+}
+
+/// Something worth remembering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A connection came up.
+    PeerConnected(PeerId),
+    /// The last connection to a peer went down, or it said good-bye.
+    PeerLost(PeerId),
+    /// A connected peer is silent.
+    PeerSuspected(PeerId),
+    /// A suspected peer was heard again.
+    PeerHeard(PeerId),
+    /// This peer computes a unit that another one owes.
+    Backup {
+        /// The round.
+        round: u64,
+        /// The unit.
+        unit: u32,
+        /// Who owes it.
+        instead_of: PeerId,
+    },
+    /// A unit failed at some peer.
+    UnitFailed {
+        /// The round.
+        round: u64,
+        /// The unit.
+        unit: u32,
+        /// Where.
+        peer: PeerId,
+        /// Why.
+        cause: String,
+    },
+    /// This peer is behind and takes a state from others.
+    CatchUp {
+        /// The round of the own state.
+        from: u64,
+        /// The state to be taken.
+        to: StateRef,
+    },
+    /// Peers hold different states for one round.
+    Divergence {
+        /// The round.
+        round: u64,
+        /// This peer's digest.
+        own: Digest,
+        /// The digest that counts: held by more peers, or the smaller one in a tie.
+        winner: Digest,
+        /// A peer whose digest differs from this peer's.
+        peer: PeerId,
+    },
+    /// Something received was not used.
+    Refused {
+        /// The sender.
+        from: PeerId,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,222 @@
+//! A peer's part in a run, as a state machine without I/O: [`Node::handle`] takes what happened and
+//! returns what to do.
+//!
+//! Safety needs none of the machinery in here to be right about who lives: a state is only ever
+//! formed from a cover (every unit exactly once) of contributions computed from the very same
+//! state. Views, deadlines and suspicions only decide who computes what and when.
+
+mod catch_up;
+mod io;
+mod membership;
+mod round;
+mod work;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use io::{Config, Effect, Event, Input, StateMeta, StopReason};
+pub use membership::{HEARTBEAT_EVERY, SUSPECT_AFTER};
+
+use crate::contribution::SignedContribution;
+use crate::ids::{Digest, PeerId, RunId};
+use crate::message::{Heartbeat, Message};
+use crate::pace::Pace;
+use crate::state::StateRef;
+use crate::time::Time;
+use round::Round;
+
+/// How long a peer that has the final state stays for others that have not.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What is known of a connected peer.
+#[derive(Debug, Clone)]
+struct Neighbour {
+    heard: Time,
+    last: Option<Heartbeat>,
+    suspected: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Waiting for the peers that are expected at the start.
+    Gathering,
+    Working,
+    /// The final state is reached; others may need it.
+    Finished {
+        until: Time,
+    },
+    Left,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fetching {
+    state: StateRef,
+}
+
+/// The state machine of one peer.
+pub struct Node {
+    config: Config,
+    run: RunId,
+    me: PeerId,
+    state: StateMeta,
+    phase: Phase,
+    gather_until: Time,
+    round: Round,
+    neighbours: BTreeMap<PeerId, Neighbour>,
+    members: BTreeMap<PeerId, Vec<SocketAddr>>,
+    /// Contributions to the round after this one.
+    early: Vec<(PeerId, SignedContribution)>,
+    /// Payloads in the store.
+    held: BTreeSet<Digest>,
+    /// Digests of recent rounds' states by peer.
+    history: BTreeMap<u64, BTreeMap<PeerId, Digest>>,
+    fetching: Option<Fetching>,
+    behind_since: Option<Time>,
+    pace: Pace,
+    next_heartbeat: Time,
+    effects: Vec<Effect>,
+}
+
+impl Node {
+    /// A peer that holds `state` and listens on `addresses`. Work begins with the first
+    /// [`Input::Tick`], which is due at once.
+    pub fn new(config: Config, state: StateMeta, addresses: Vec<SocketAddr>, now: Time) -> Self {
+        let me = PeerId(config.key.verifying_key().to_bytes());
+        let run = config.spec.id();
+        let round = Round::new(&config.spec, state.state, now, &BTreeMap::from([(me, config.capacity)]));
+        let phase = if state.finished { Phase::Finished { until: now + LINGER } } else { Phase::Gathering };
+        let gather_until = now + config.gather_at_most;
+        let mut node = Self {
+            config,
+            run,
+            me,
+            state,
+            phase,
+            gather_until,
+            round,
+            neighbours: BTreeMap::new(),
+            members: BTreeMap::from([(me, addresses)]),
+            early: Vec::new(),
+            held: BTreeSet::new(),
+            history: BTreeMap::new(),
+            fetching: None,
+            behind_since: None,
+            pace: Pace::default(),
+            next_heartbeat: now,
+            effects: Vec::new(),
+        };
+        node.observe_state(now, me, state.state);
+        node
+    }
+
+    /// This peer's id.
+    pub fn id(&self) -> PeerId {
+        self.me
+    }
+
+    /// The newest state.
+    pub fn state(&self) -> StateMeta {
+        self.state
+    }
+
+    /// Peers connected at present, suspected ones included.
+    pub fn neighbours(&self) -> impl Iterator<Item = &PeerId> {
+        self.neighbours.keys()
+    }
+
+    /// Takes what happened at `now` and returns what to do, in order.
+    pub fn handle(&mut self, now: Time, input: Input) -> Vec<Effect> {
+        if self.phase != Phase::Left {
+            self.dispatch(now, input);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When the next [`Input::Tick`] is due; `None` after the end.
+    pub fn deadline(&self) -> Option<Time> {
+        let mut next = self.next_heartbeat;
+        match self.phase {
+            Phase::Left => return None,
+            Phase::Gathering if self.fetching.is_none() => next = next.min(self.gather_until),
+            Phase::Finished { until } => next = next.min(until),
+            Phase::Working if !self.round.applying => next = next.min(self.next_work().unwrap_or(next)),
+            Phase::Gathering | Phase::Working => {}
+        }
+        Some(next)
+    }
+
+    fn next_work(&self) -> Option<Time> {
+        let view = self.view();
+        let uncovered = self.uncovered();
+        let backups = uncovered.iter().filter_map(|unit| self.round.backup_at(unit, &self.me, &view, &self.pace));
+        let fetches = self.round.entries.iter().filter(|entry| !entry.ready).filter_map(|entry| entry.fetch_at);
+        let patience =
+            self.behind_since.filter(|_| self.fetching.is_none()).map(|since| since + self.pace.catch_up_after());
+        let backups = backups.filter(|_| self.ahead().is_empty());
+        backups.chain(fetches).chain(patience).min()
+    }
+
+    fn dispatch(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Connected(member) => self.connected(now, member),
+            Input::Disconnected(peer) => self.lost(now, peer),
+            Input::Message { from, message } => self.message_received(now, from, message),
+            Input::PayloadHeld(digest) => self.payload_held(now, digest),
+            Input::UnitComputed { from, unit, tally } => self.unit_computed(now, from, unit, tally),
+            Input::UnitFailed { from, unit, cause } => self.unit_failed_here(now, from, unit, &cause),
+            Input::Summed { from, units, payload } => self.summed(now, from, units, payload),
+            Input::Applied(meta) => self.applied(now, meta),
+            Input::StateFetched(meta) => self.state_fetched(now, meta),
+            Input::StateUnavailable(state) => self.state_unavailable(now, state),
+            Input::Tick => self.tick(now),
+            Input::Leave => self.leave(),
+        }
+    }
+
+    fn message_received(&mut self, now: Time, from: PeerId, message: Message) {
+        if !self.neighbours.contains_key(&from) {
+            return;
+        }
+        self.heard(now, from);
+        match message {
+            Message::Heartbeat(heartbeat) => self.heartbeat_received(now, from, heartbeat),
+            Message::Contribution(signed) => self.contribution_received(now, from, *signed),
+            Message::UnitsWanted { from: state, units } => self.units_wanted(now, from, state, units),
+            Message::UnitFailed { from: state, unit, cause } => self.unit_failed(now, from, state, unit, cause),
+            Message::Members(members) => self.members_received(members),
+            Message::Leaving => self.lost(now, from),
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        if now >= self.next_heartbeat {
+            self.broadcast_heartbeat(now);
+        }
+        self.suspect_the_silent(now);
+        self.check_gathered(now);
+        self.check_behind(now);
+        if self.phase == Phase::Working && !self.round.applying {
+            self.fetch_late_payloads(now);
+            self.back_up_the_overdue(now);
+        }
+        self.check_exit(now);
+    }
+
+    fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    fn send(&mut self, to: PeerId, message: Message) {
+        self.emit(Effect::Send { to, message });
+    }
+
+    fn broadcast(&mut self, message: &Message) {
+        let all: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        all.into_iter().for_each(|peer| self.send(peer, message.clone()));
+    }
+
+    fn refuse(&mut self, from: PeerId, reason: String) {
+        self.emit(Effect::Record(Event::Refused { from, reason }));
+    }
+}

@@ -1,0 +1,177 @@
+//! One round at one peer: what is known, held and owed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::assignment::{Capacities, assign, ranking};
+use crate::contribution::SignedContribution;
+use crate::ids::{Digest, PeerId};
+use crate::pace::Pace;
+use crate::spec::RunSpec;
+use crate::state::{StateRef, Tally};
+use crate::time::Time;
+use crate::units::{RoundPlan, UnitSet};
+
+/// Contributions that one peer may make to one round beyond one per unit; bounds what a lying
+/// member can make others keep.
+const SPARE_CONTRIBUTIONS: u32 = 8;
+
+/// A unit in the hands of this peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Own {
+    Computing,
+    Computed(Tally),
+    Failed,
+}
+
+/// A contribution and whether its payload is in the store.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    pub signed: SignedContribution,
+    pub ready: bool,
+    /// When to ask the author for the payload.
+    pub fetch_at: Option<Time>,
+}
+
+/// Who owes a unit, and since when.
+#[derive(Debug, Clone, Copy)]
+struct Debt {
+    peer: PeerId,
+    since: Time,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Round {
+    pub from: StateRef,
+    pub plan: RoundPlan,
+    pub started: Time,
+    pub applying: bool,
+    pub own: BTreeMap<u32, Own>,
+    /// Units computed here that are to be summed and announced together, until they are.
+    pub groups: Vec<UnitSet>,
+    pub entries: Vec<Entry>,
+    pub accumulated: UnitSet,
+    /// Peers that were sent what was announced so far.
+    pub informed: BTreeSet<PeerId>,
+    /// Subsets asked for, so that nobody is asked twice.
+    pub wanted: BTreeSet<(PeerId, UnitSet)>,
+    /// Subsets that others asked for, until they are summed.
+    pub requests: Vec<(PeerId, UnitSet)>,
+    pub failures: BTreeMap<u32, BTreeMap<PeerId, String>>,
+    debts: BTreeMap<u32, Debt>,
+}
+
+impl Round {
+    pub fn new(spec: &RunSpec, from: StateRef, now: Time, view: &Capacities) -> Self {
+        let plan = RoundPlan::new(spec, from.round);
+        let owners = assign(&from.digest, &plan.all(), view);
+        let debts = owners.into_iter().map(|(unit, peer)| (unit, Debt { peer, since: now })).collect();
+        Self {
+            from,
+            plan,
+            started: now,
+            applying: false,
+            own: BTreeMap::new(),
+            groups: Vec::new(),
+            entries: Vec::new(),
+            accumulated: UnitSet::new(),
+            informed: BTreeSet::new(),
+            wanted: BTreeSet::new(),
+            requests: Vec::new(),
+            failures: BTreeMap::new(),
+            debts,
+        }
+    }
+
+    /// Units that `peer` owes at present.
+    pub fn owed_by(&self, peer: &PeerId) -> UnitSet {
+        self.debts.iter().filter(|(_, debt)| debt.peer == *peer).map(|(unit, _)| *unit).collect()
+    }
+
+    /// Who owes `unit`.
+    pub fn debtor(&self, unit: u32) -> Option<PeerId> {
+        self.debts.get(&unit).map(|debt| debt.peer)
+    }
+
+    /// Whether another contribution of `peer` would be more than an honest peer makes.
+    pub fn is_flooded_by(&self, peer: &PeerId) -> bool {
+        let made = self.entries.iter().filter(|entry| entry.signed.contribution.peer == *peer).count();
+        made as u64 >= u64::from(self.plan.total()) + u64::from(SPARE_CONTRIBUTIONS)
+    }
+
+    /// Sets of the contributions whose payloads are here.
+    pub fn ready_sets(&self) -> (Vec<usize>, Vec<&UnitSet>) {
+        let ready = self.entries.iter().enumerate().filter(|(_, entry)| entry.ready);
+        ready.map(|(index, entry)| (index, &entry.signed.contribution.units)).unzip()
+    }
+
+    /// Units in no contribution whose payload is here.
+    pub fn missing(&self) -> UnitSet {
+        let (_, sets) = self.ready_sets();
+        sets.iter().fold(self.plan.all(), |left, set| left.difference(set))
+    }
+
+    /// Units computed here.
+    pub fn computed(&self) -> UnitSet {
+        let computed = self.own.iter().filter(|(_, own)| matches!(own, Own::Computed(_)));
+        computed.map(|(unit, _)| *unit).collect()
+    }
+
+    /// Moves the debts of peers that are not in `view` to those that are. Returns nothing: the new
+    /// debts are read from [`Round::owed_by`].
+    pub fn reassign(&mut self, now: Time, view: &Capacities) {
+        let missing = self.missing();
+        let gone = |debt: &Debt| !view.contains_key(&debt.peer);
+        let orphans: UnitSet = self
+            .debts
+            .iter()
+            .filter(|(unit, debt)| gone(debt) && missing.contains(**unit))
+            .map(|(unit, _)| *unit)
+            .collect();
+        for (unit, peer) in assign(&self.from.digest, &orphans, view) {
+            self.debts.insert(unit, Debt { peer, since: now });
+        }
+        let failed: Vec<u32> = self.failures.keys().copied().collect();
+        failed.into_iter().for_each(|unit| self.pass_on(now, unit, view));
+    }
+
+    /// Gives a unit to the best peer that has not failed at it, if its debtor has.
+    pub fn pass_on(&mut self, now: Time, unit: u32, view: &Capacities) {
+        let Some(failed) = self.failures.get(&unit) else { return };
+        if self.debtor(unit).is_some_and(|peer| !failed.contains_key(&peer)) {
+            return;
+        }
+        let next = ranking(&self.from.digest, unit, view).into_iter().find(|peer| !failed.contains_key(peer));
+        if let Some(peer) = next {
+            self.debts.insert(unit, Debt { peer, since: now });
+        }
+    }
+
+    /// Why `unit` cannot be computed by anyone in `view`, if so.
+    pub fn hopeless(&self, unit: u32, view: &Capacities) -> Option<String> {
+        let failed = self.failures.get(&unit)?;
+        let all_failed = view.keys().all(|peer| failed.contains_key(peer));
+        all_failed.then(|| failed.values().next_back().cloned().unwrap_or_default())
+    }
+
+    /// When `me` computes `unit` in place of its debtor: after one deadline if `me` is next in the
+    /// ranking, after two if it is the one after that, and so on.
+    pub fn backup_at(&self, unit: u32, me: &PeerId, view: &Capacities, pace: &Pace) -> Option<Time> {
+        let debt = self.debts.get(&unit)?;
+        if debt.peer == *me || self.own.contains_key(&unit) {
+            return None;
+        }
+        let order = ranking(&self.from.digest, unit, view);
+        let place = order.iter().filter(|peer| **peer != debt.peer).position(|peer| peer == me)?;
+        let load = self.owed_by(&debt.peer).len();
+        let capacity = view.get(&debt.peer).copied().unwrap_or(1);
+        let wait: Duration = pace.overdue_after(load, capacity);
+        Some(debt.since + wait.saturating_mul(place as u32 + 1))
+    }
+
+    /// Digests of the payloads that the round's contributions speak of.
+    pub fn payloads(&self) -> BTreeSet<Digest> {
+        let payloads = self.entries.iter().filter_map(|entry| entry.signed.contribution.payload);
+        payloads.map(|payload| payload.digest).collect()
+    }
+}
