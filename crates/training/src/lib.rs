@@ -1,0 +1,30 @@
+//! Models, datasets and the gradient of one unit: the only crate that knows the tensor library.
+//!
+//! # What is guaranteed
+//!
+//! On machines with the same numerics, [`Trainer::gradient`] is a pure function of the spec's names,
+//! the parameters, the samples and the seed, bit for bit: however often it is repeated, in whichever
+//! process, and with however many threads. What the tensor library is trusted with is the model's
+//! forward and backward pass; the loss, its gradient at the logits, normalisation, initial
+//! parameters and totals are plain code with one order of operations and `libm` instead of the
+//! platform's mathematics. Machines whose passes differ (another instruction set, another version
+//! of the library) are told apart by [`Model::fingerprint`].
+//!
+//! # Adding a model
+//!
+//! Implement [`Network`] for a Burn module. [`Model::from_network`] gives it the flat vector that
+//! peers exchange, with initial parameters and buffers; [`Trainer`] does the rest.
+
+pub mod baseline;
+pub mod datasets;
+mod error;
+mod flat;
+mod initial;
+mod loss;
+mod models;
+mod trainer;
+
+pub use burn;
+pub use error::TrainingError;
+pub use models::{LeNet5, Model, ModelInfo, Network, models};
+pub use trainer::{Trainer, UnitGradient, use_threads};
