@@ -31,9 +31,7 @@ impl Evaluation {
         let delta = (min_delta * FixedPoint::LOSS.steps_per_one()).round_ties_even() as i128;
         let (n, best_n) = (i128::from(self.samples), i128::from(best.samples));
         let left = i128::from(self.loss_sum).saturating_mul(best_n);
-        let right = i128::from(best.loss_sum)
-            .saturating_sub(delta.saturating_mul(best_n))
-            .saturating_mul(n);
+        let right = i128::from(best.loss_sum).saturating_sub(delta.saturating_mul(best_n)).saturating_mul(n);
         left < right
     }
 }
@@ -78,9 +76,7 @@ pub struct Patience {
 impl Patience {
     /// Takes in an evaluation and says whether it improved on the reference.
     fn observe(&mut self, evaluation: Evaluation, min_delta: f64) -> bool {
-        let improved = self
-            .reference
-            .is_none_or(|reference| evaluation.improves_on(&reference, min_delta));
+        let improved = self.reference.is_none_or(|reference| evaluation.improves_on(&reference, min_delta));
         if improved {
             self.reference = Some(evaluation);
             self.waited = 0;
@@ -151,19 +147,12 @@ impl Decisions {
 
     /// What the last observation decided.
     pub fn verdict(&self) -> Verdict {
-        if self.stopped {
-            Verdict::StopEarly
-        } else {
-            Verdict::Continue
-        }
+        if self.stopped { Verdict::StopEarly } else { Verdict::Continue }
     }
 
     fn observe_best(&mut self, evaluation: Evaluation) {
         self.evaluations = self.evaluations.saturating_add(1);
-        if self
-            .best
-            .is_none_or(|best| evaluation.improves_on(&best, 0.0))
-        {
+        if self.best.is_none_or(|best| evaluation.improves_on(&best, 0.0)) {
             self.best = Some(evaluation);
             self.evaluations_since_best = 0;
         } else {
@@ -172,17 +161,10 @@ impl Decisions {
     }
 
     fn observe_plateau(&mut self, evaluation: Evaluation, learning_rate: &LearningRate) {
-        if let Schedule::ReduceOnPlateau {
-            factor,
-            patience,
-            min_delta,
-            minimum_fraction,
-        } = learning_rate.schedule
-        {
+        if let Schedule::ReduceOnPlateau { factor, patience, min_delta, minimum_fraction } = learning_rate.schedule {
             let improved = self.plateau.observe(evaluation, min_delta);
             if !improved && self.plateau.waited >= patience {
-                self.learning_rate_factor =
-                    (self.learning_rate_factor * factor).max(minimum_fraction);
+                self.learning_rate_factor = (self.learning_rate_factor * factor).max(minimum_fraction);
                 self.plateau.waited = 0;
             }
         }
@@ -198,16 +180,6 @@ impl Decisions {
 
 /// Checks the two fields that every rule with patience has.
 pub(crate) fn valid_patience(patience: u32, min_delta: f64) -> Result<(), ConfigError> {
-    ConfigError::unless(
-        patience > 0,
-        "patience",
-        f64::from(patience),
-        "at least 1 evaluation",
-    )?;
-    ConfigError::unless(
-        (0.0..=MAX_MIN_DELTA).contains(&min_delta),
-        "min_delta",
-        min_delta,
-        "in [0, 1e6]",
-    )
+    ConfigError::unless(patience > 0, "patience", f64::from(patience), "at least 1 evaluation")?;
+    ConfigError::unless((0.0..=MAX_MIN_DELTA).contains(&min_delta), "min_delta", min_delta, "in [0, 1e6]")
 }

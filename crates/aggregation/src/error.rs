@@ -27,21 +27,8 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// `Ok` if `accepted`, else the error that says what `name` must be instead of `value`.
-    pub(crate) fn unless(
-        accepted: bool,
-        name: &'static str,
-        value: f64,
-        expected: &'static str,
-    ) -> Result<(), Self> {
-        if accepted {
-            Ok(())
-        } else {
-            Err(Self::OutOfRange {
-                name,
-                value,
-                expected,
-            })
-        }
+    pub(crate) fn unless(accepted: bool, name: &'static str, value: f64, expected: &'static str) -> Result<(), Self> {
+        if accepted { Ok(()) } else { Err(Self::OutOfRange { name, value, expected }) }
     }
 }
 
@@ -79,7 +66,7 @@ pub enum SumError {
         /// The magnitude that the grid cannot reach.
         limit: f64,
     },
-    /// Adding a unit's gradient would leave the range of 64 bits.
+    /// Adding a unit's gradient would leave ±2^62 steps.
     #[error("sum overflows at element {index} when unit {unit} is added")]
     Overflow {
         /// The unit that was being added.
@@ -87,7 +74,7 @@ pub enum SumError {
         /// The first such element.
         index: usize,
     },
-    /// Adding or subtracting another sum would leave the range of 64 bits.
+    /// Adding or subtracting another sum would leave ±2^62 steps.
     #[error("sum overflows at element {index} when another sum is combined with it")]
     CombinedOverflow {
         /// The first such element.

@@ -89,27 +89,14 @@ impl Optimizer {
         gradient: &[f32],
     ) -> Result<(), StepError> {
         check_lengths(parameters.len(), slots, gradient.len())?;
-        let wrong_slots = StepError::SlotCount {
-            expected: self.slots(),
-            actual: slots.len(),
-        };
+        let wrong_slots = StepError::SlotCount { expected: self.slots(), actual: slots.len() };
         match (self, slots) {
             (Self::Sgd { weight_decay }, []) => {
                 sgd(learning_rate, *weight_decay, parameters, gradient);
             }
-            (
-                Self::Momentum {
-                    momentum,
-                    nesterov,
-                    weight_decay,
-                },
-                [velocity],
-            ) => {
-                let rule = MomentumStep {
-                    learning_rate,
-                    momentum: *momentum as f32,
-                    weight_decay: *weight_decay as f32,
-                };
+            (Self::Momentum { momentum, nesterov, weight_decay }, [velocity]) => {
+                let rule =
+                    MomentumStep { learning_rate, momentum: *momentum as f32, weight_decay: *weight_decay as f32 };
                 // Two loops instead of a branch per element.
                 if *nesterov {
                     rule.apply::<true>(parameters, velocity, gradient);
@@ -117,28 +104,12 @@ impl Optimizer {
                     rule.apply::<false>(parameters, velocity, gradient);
                 }
             }
-            (
-                Self::Adam {
-                    beta1,
-                    beta2,
-                    epsilon,
-                    weight_decay,
-                },
-                [mean, square],
-            ) => {
+            (Self::Adam { beta1, beta2, epsilon, weight_decay }, [mean, square]) => {
                 AdamStep::new([*beta1, *beta2], *epsilon, step_index, learning_rate)
                     .with_l2(*weight_decay)
                     .apply(parameters, mean, square, gradient);
             }
-            (
-                Self::AdamW {
-                    beta1,
-                    beta2,
-                    epsilon,
-                    weight_decay,
-                },
-                [mean, square],
-            ) => {
+            (Self::AdamW { beta1, beta2, epsilon, weight_decay }, [mean, square]) => {
                 AdamStep::new([*beta1, *beta2], *epsilon, step_index, learning_rate)
                     .with_decoupled_decay(*weight_decay, learning_rate)
                     .apply(parameters, mean, square, gradient);
@@ -155,26 +126,12 @@ impl Optimizer {
     pub fn validate(&self) -> Result<(), ConfigError> {
         match *self {
             Self::Sgd { weight_decay } => valid_weight_decay(weight_decay),
-            Self::Momentum {
-                momentum,
-                weight_decay,
-                ..
-            } => {
+            Self::Momentum { momentum, weight_decay, .. } => {
                 valid_decay("momentum", momentum)?;
                 valid_weight_decay(weight_decay)
             }
-            Self::Adam {
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-            }
-            | Self::AdamW {
-                beta1,
-                beta2,
-                epsilon,
-                weight_decay,
-            } => {
+            Self::Adam { beta1, beta2, epsilon, weight_decay }
+            | Self::AdamW { beta1, beta2, epsilon, weight_decay } => {
                 valid_decay("beta1", beta1)?;
                 valid_decay("beta2", beta2)?;
                 // A smaller epsilon vanishes in f32, and 0 / 0 would then be a NaN.
@@ -196,31 +153,14 @@ impl FromStr for Optimizer {
     type Err = ConfigError;
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
-        let momentum = |nesterov| Self::Momentum {
-            momentum: 0.9,
-            nesterov,
-            weight_decay: 0.0,
-        };
+        let momentum = |nesterov| Self::Momentum { momentum: 0.9, nesterov, weight_decay: 0.0 };
         match name {
             "sgd" => Ok(Self::Sgd { weight_decay: 0.0 }),
             "momentum" => Ok(momentum(false)),
             "nesterov" => Ok(momentum(true)),
-            "adam" => Ok(Self::Adam {
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                weight_decay: 0.0,
-            }),
-            "adamw" => Ok(Self::AdamW {
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-                weight_decay: 0.01,
-            }),
-            _ => Err(ConfigError::UnknownOptimizer {
-                name: name.to_owned(),
-                known: Self::NAMES.join(", "),
-            }),
+            "adam" => Ok(Self::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.0 }),
+            "adamw" => Ok(Self::AdamW { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 }),
+            _ => Err(ConfigError::UnknownOptimizer { name: name.to_owned(), known: Self::NAMES.join(", ") }),
         }
     }
 }
@@ -230,27 +170,14 @@ fn valid_decay(name: &'static str, value: f64) -> Result<(), ConfigError> {
 }
 
 fn valid_weight_decay(value: f64) -> Result<(), ConfigError> {
-    ConfigError::unless(
-        value.is_finite() && value >= 0.0,
-        "weight_decay",
-        value,
-        "finite and at least 0",
-    )
+    ConfigError::unless(value.is_finite() && value >= 0.0, "weight_decay", value, "finite and at least 0")
 }
 
-fn check_lengths(
-    parameters: usize,
-    slots: &[&mut [f32]],
-    gradient: usize,
-) -> Result<(), StepError> {
+fn check_lengths(parameters: usize, slots: &[&mut [f32]], gradient: usize) -> Result<(), StepError> {
     let lengths = slots.iter().map(|slot| ("slot", slot.len()));
     for (what, actual) in lengths.chain([("gradient", gradient)]) {
         if actual != parameters {
-            return Err(StepError::LengthMismatch {
-                what,
-                expected: parameters,
-                actual,
-            });
+            return Err(StepError::LengthMismatch { what, expected: parameters, actual });
         }
     }
     Ok(())
@@ -271,12 +198,7 @@ struct MomentumStep {
 
 impl MomentumStep {
     /// The velocity starts as zeros, so that after the first step it is the gradient, as in PyTorch.
-    fn apply<const NESTEROV: bool>(
-        &self,
-        parameters: &mut [f32],
-        velocity: &mut [f32],
-        gradient: &[f32],
-    ) {
+    fn apply<const NESTEROV: bool>(&self, parameters: &mut [f32], velocity: &mut [f32], gradient: &[f32]) {
         for ((p, b), &g) in parameters.iter_mut().zip(velocity).zip(gradient) {
             let g = g + self.weight_decay * *p;
             *b = self.momentum * *b + g;
@@ -330,13 +252,7 @@ impl AdamStep {
         self
     }
 
-    fn apply(
-        &self,
-        parameters: &mut [f32],
-        mean: &mut [f32],
-        square: &mut [f32],
-        gradient: &[f32],
-    ) {
+    fn apply(&self, parameters: &mut [f32], mean: &mut [f32], square: &mut [f32], gradient: &[f32]) {
         let slots = mean.iter_mut().zip(square);
         for ((p, (m, v)), &g) in parameters.iter_mut().zip(slots).zip(gradient) {
             let g = g + self.l2 * *p;

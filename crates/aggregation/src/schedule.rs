@@ -58,35 +58,21 @@ pub enum Schedule {
 impl LearningRate {
     /// `rate` in every round.
     pub fn constant(rate: f32) -> Self {
-        Self {
-            base: rate,
-            warm_up_rounds: 0,
-            schedule: Schedule::Constant,
-        }
+        Self { base: rate, warm_up_rounds: 0, schedule: Schedule::Constant }
     }
 
     /// The rate at which `round` (counted from 0) trains. `decisions` are those of the state that the
     /// round starts from.
     pub fn rate(&self, round: u64, decisions: &Decisions) -> f32 {
-        let warm_up = if round < self.warm_up_rounds {
-            (round + 1) as f64 / self.warm_up_rounds as f64
-        } else {
-            1.0
-        };
+        let warm_up = if round < self.warm_up_rounds { (round + 1) as f64 / self.warm_up_rounds as f64 } else { 1.0 };
         (f64::from(self.base) * warm_up * self.schedule_factor(round, decisions)) as f32
     }
 
     fn schedule_factor(&self, round: u64, decisions: &Decisions) -> f64 {
         match self.schedule {
             Schedule::Constant => 1.0,
-            Schedule::Step {
-                every_rounds,
-                factor,
-            } => libm::pow(factor, (round / every_rounds.max(1)) as f64),
-            Schedule::Cosine {
-                total_rounds,
-                minimum_fraction,
-            } => {
+            Schedule::Step { every_rounds, factor } => libm::pow(factor, (round / every_rounds.max(1)) as f64),
+            Schedule::Cosine { total_rounds, minimum_fraction } => {
                 let length = total_rounds.saturating_sub(self.warm_up_rounds).max(1);
                 let done = round.saturating_sub(self.warm_up_rounds).min(length);
                 let angle = std::f64::consts::PI * (done as f64 / length as f64);
@@ -109,27 +95,11 @@ impl LearningRate {
         )?;
         match self.schedule {
             Schedule::Constant => Ok(()),
-            Schedule::Step {
-                every_rounds,
-                factor,
-            } => {
-                ConfigError::unless(
-                    every_rounds > 0,
-                    "every_rounds",
-                    every_rounds as f64,
-                    "at least 1",
-                )?;
-                ConfigError::unless(
-                    factor > 0.0 && factor <= 1.0,
-                    "factor",
-                    factor,
-                    "above 0 and at most 1",
-                )
+            Schedule::Step { every_rounds, factor } => {
+                ConfigError::unless(every_rounds > 0, "every_rounds", every_rounds as f64, "at least 1")?;
+                ConfigError::unless(factor > 0.0 && factor <= 1.0, "factor", factor, "above 0 and at most 1")
             }
-            Schedule::Cosine {
-                total_rounds,
-                minimum_fraction,
-            } => {
+            Schedule::Cosine { total_rounds, minimum_fraction } => {
                 ConfigError::unless(
                     total_rounds > self.warm_up_rounds,
                     "total_rounds",
@@ -138,18 +108,8 @@ impl LearningRate {
                 )?;
                 valid_minimum_fraction(minimum_fraction)
             }
-            Schedule::ReduceOnPlateau {
-                factor,
-                patience,
-                min_delta,
-                minimum_fraction,
-            } => {
-                ConfigError::unless(
-                    factor > 0.0 && factor < 1.0,
-                    "factor",
-                    factor,
-                    "between 0 and 1",
-                )?;
+            Schedule::ReduceOnPlateau { factor, patience, min_delta, minimum_fraction } => {
+                ConfigError::unless(factor > 0.0 && factor < 1.0, "factor", factor, "between 0 and 1")?;
                 valid_patience(patience, min_delta)?;
                 valid_minimum_fraction(minimum_fraction)
             }
@@ -158,10 +118,5 @@ impl LearningRate {
 }
 
 fn valid_minimum_fraction(value: f64) -> Result<(), ConfigError> {
-    ConfigError::unless(
-        (0.0..=1.0).contains(&value),
-        "minimum_fraction",
-        value,
-        "in [0, 1]",
-    )
+    ConfigError::unless((0.0..=1.0).contains(&value), "minimum_fraction", value, "in [0, 1]")
 }
