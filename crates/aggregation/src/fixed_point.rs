@@ -146,10 +146,9 @@ impl FixedPoint {
         if divisor == 0 {
             return Err(SumError::ZeroDivisor);
         }
-        let step = 1.0 / self.steps_per_one();
-        let divisor = divisor as f64;
+        let divisor = divisor as f64 * self.steps_per_one();
         for (mean, &sum) in mean.iter_mut().zip(accumulator) {
-            *mean = (sum as f64 * step / divisor) as f32;
+            *mean = (sum as f64 / divisor) as f32;
         }
         Ok(())
     }
