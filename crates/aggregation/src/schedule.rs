@@ -8,7 +8,7 @@ use crate::{ConfigError, Decisions, decisions::valid_patience};
 ///
 /// It is `base` times the warm-up factor times the schedule's factor, computed in `f64` and rounded
 /// to `f32` once.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LearningRate {
     /// The rate after warm-up and before the schedule lowers it; above 0.
     pub base: f32,
