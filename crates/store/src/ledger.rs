@@ -1,0 +1,608 @@
+//! The ledger: a SQLite database of what happened and what it cost, which users can query.
+//!
+//! The write-ahead log is flushed to the device only now and then: a record may be lost with the power
+//! but not with the process, and a lost record costs statistics, never the model.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use peerless_protocol::{Digest, PeerId, StateRef, Tally, UnitSet};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, params};
+use thiserror::Error;
+
+use crate::error::FileError;
+
+/// Version of the tables; see `ledger.sql` beside this file.
+pub const LEDGER_VERSION: i64 = 1;
+
+const SCHEMA: &str = include_str!("ledger.sql");
+
+/// How long a statement waits for another process that holds the database for a moment (a reader that
+/// recovers the log, a user's `sqlite3`).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A ledger that cannot be opened, written or read.
+#[derive(Debug, Error)]
+pub enum LedgerError {
+    /// Written by a newer version of the program.
+    #[error("ledger {} has version {found}, this program knows versions up to {LEDGER_VERSION}; use the newer peerless that wrote it", path.display())]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// The version found.
+        found: i64,
+    },
+    /// The disk is full; the transaction was rolled back.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Anything else that SQLite reports.
+    #[error("ledger {}: {source}", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's reason.
+        source: rusqlite::Error,
+    },
+}
+
+/// Where a state came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateOrigin {
+    /// Made by the model's initialiser.
+    Initial,
+    /// The result of a round at this peer.
+    Applied,
+    /// Fetched from other peers.
+    Fetched,
+    /// Read from a checkpoint.
+    Restored,
+}
+
+impl StateOrigin {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Initial => "initial",
+            Self::Applied => "applied",
+            Self::Fetched => "fetched",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+/// Where a round's time went, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoundTimes {
+    /// Until this peer's last unit was computed.
+    pub compute_us: u64,
+    /// Adding gradients and payloads.
+    pub sum_us: u64,
+    /// Sending and receiving payloads.
+    pub transfer_us: u64,
+    /// Mean, clipping and optimizer.
+    pub update_us: u64,
+    /// Hashing and storing the new state.
+    pub digest_us: u64,
+    /// Waiting for other peers.
+    pub wait_us: u64,
+}
+
+/// One applied round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundRecord {
+    /// The round.
+    pub round: u64,
+    /// When it was applied, in microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// Digest of the state after it.
+    pub state_digest: Digest,
+    /// Training samples.
+    pub training_samples: u64,
+    /// Those predicted right.
+    pub training_correct: u64,
+    /// Mean loss over them; `None` without samples.
+    pub training_loss: Option<f64>,
+    /// Test samples, right ones and mean loss, if the round evaluated.
+    pub evaluation: Option<EvaluationRecord>,
+    /// Where the time went.
+    pub times: RoundTimes,
+    /// Units that this peer's functions computed, backups included.
+    pub units_computed: u32,
+    /// Those that other peers owned.
+    pub backup_units: u32,
+}
+
+/// One evaluation of the whole test set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvaluationRecord {
+    /// Test samples.
+    pub samples: u64,
+    /// Those predicted right.
+    pub correct: u64,
+    /// Mean loss per sample; `None` without samples.
+    pub loss: Option<f64>,
+}
+
+impl EvaluationRecord {
+    /// The record of a tally whose losses are on a grid of that many fraction bits.
+    pub fn new(tally: &Tally, loss_fraction_bits: u32) -> Self {
+        Self {
+            samples: tally.samples,
+            correct: tally.correct,
+            loss: (tally.samples > 0).then(|| tally.mean_loss(loss_fraction_bits)),
+        }
+    }
+}
+
+/// One announcement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContributionRecord {
+    /// The round.
+    pub round: u64,
+    /// When it was made or arrived, in microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// Who announced it.
+    pub peer: PeerId,
+    /// Its units.
+    pub units: UnitSet,
+    /// Samples behind them.
+    pub samples: u64,
+    /// Digest of the payload; `None` without gradient units.
+    pub digest: Option<Digest>,
+    /// Whether it was part of the cover that was applied.
+    pub accepted: bool,
+}
+
+/// One invocation of a function.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InvocationRecord {
+    /// Number of the invocation, unique within one life of the peer process.
+    pub id: u64,
+    /// The round, unless the invocation was for none.
+    pub round: Option<u64>,
+    /// The unit, unless the invocation was for none.
+    pub unit: Option<u32>,
+    /// Kind of work, such as `gradient`.
+    pub kind: String,
+    /// The platform that ran it, such as `process`.
+    pub platform: String,
+    /// Process id or name of the function.
+    pub function: String,
+    /// Whether the function had to be started for it.
+    pub cold: bool,
+    /// `ok`, or the class of failure.
+    pub outcome: String,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// When the function was called, in microseconds since the Unix epoch.
+    pub started_at_us: u64,
+    /// Time from the call to the answer or failure.
+    pub duration_us: u64,
+    /// Time that the work waited for a function.
+    pub queue_us: u64,
+    /// Largest resident set of the function so far; 0 where unknown.
+    pub peak_memory_bytes: u64,
+    /// Bytes that the function read as its input tensors.
+    pub bytes_in: u64,
+    /// Bytes of its output.
+    pub bytes_out: u64,
+    /// What failed, for people.
+    pub error: Option<String>,
+}
+
+/// Something worth remembering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// When, in microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// The round under way, if any.
+    pub round: Option<u64>,
+    /// What happened, such as `peer-suspected`.
+    pub kind: String,
+    /// Particulars, as a JSON document.
+    pub detail: String,
+}
+
+/// What is recorded together: all of it or, after a crash, nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// A state that this peer holds from now on.
+    pub state: Option<(StateRef, StateOrigin)>,
+    /// The round that was applied. A round that is applied again after a restart replaces its record.
+    pub round: Option<RoundRecord>,
+    /// Announcements.
+    pub contributions: Vec<ContributionRecord>,
+    /// Finished invocations.
+    pub invocations: Vec<InvocationRecord>,
+    /// Events.
+    pub events: Vec<EventRecord>,
+}
+
+/// Totals over all invocations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InvocationTotals {
+    /// Invocations.
+    pub invocations: u64,
+    /// Those for which a function had to be started.
+    pub cold_starts: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that were not the first attempt.
+    pub retried: u64,
+    /// Sum of their durations.
+    pub duration_us: u64,
+    /// Largest resident set of any function.
+    pub peak_memory_bytes: u64,
+}
+
+/// An open ledger.
+#[derive(Debug)]
+pub struct Ledger {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Ledger {
+    /// Opens or creates the ledger for writing. One process at a time writes; any number read.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn open(path: &Path) -> Result<Self, LedgerError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+        let mut ledger = Self::connect(path, flags)?;
+        ledger.run(|connection| {
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", "NORMAL")
+        })?;
+        if ledger.version()?.is_none() {
+            ledger.transact(|transaction| {
+                transaction.execute_batch(SCHEMA)?;
+                transaction.execute("INSERT INTO schema VALUES (?1)", [LEDGER_VERSION])?;
+                Ok(())
+            })?;
+        }
+        ledger.check_version()?;
+        Ok(ledger)
+    }
+
+    /// Opens an existing ledger for reading, while a peer writes it or not.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn open_read_only(path: &Path) -> Result<Self, LedgerError> {
+        let ledger = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        ledger.check_version()?;
+        Ok(ledger)
+    }
+
+    fn connect(path: &Path, flags: OpenFlags) -> Result<Self, LedgerError> {
+        // The connection is used by one thread at a time, which the borrow checker sees to.
+        let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(|error| named(path, error))?;
+        let ledger = Self { connection, path: path.to_path_buf() };
+        ledger.run(|connection| connection.busy_timeout(BUSY_TIMEOUT))?;
+        Ok(ledger)
+    }
+
+    /// The version of the tables; `None` in an empty database.
+    fn version(&self) -> Result<Option<i64>, LedgerError> {
+        self.run(|connection| {
+            if !connection.table_exists(None, "schema")? {
+                return Ok(None);
+            }
+            connection.query_row("SELECT max(version) FROM schema", [], |row| row.get(0))
+        })
+    }
+
+    fn check_version(&self) -> Result<(), LedgerError> {
+        match self.version()? {
+            Some(found) if found > LEDGER_VERSION => Err(LedgerError::Newer { path: self.path.clone(), found }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Records a batch in one transaction.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing of the batch is then recorded.
+    pub fn record(&mut self, batch: &Batch) -> Result<(), LedgerError> {
+        self.transact(|transaction| {
+            if let Some((state, origin)) = &batch.state {
+                insert_state(transaction, state, *origin)?;
+            }
+            if let Some(round) = &batch.round {
+                insert_round(transaction, round)?;
+            }
+            insert_contributions(transaction, &batch.contributions)?;
+            insert_invocations(transaction, &batch.invocations)?;
+            insert_events(transaction, &batch.events)
+        })
+    }
+
+    /// Digest of the state that this peer last held for `round`.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn state_digest(&self, round: u64) -> Result<Option<Digest>, LedgerError> {
+        self.run(|connection| {
+            let mut query = connection.prepare_cached("SELECT digest FROM states WHERE round = ?1")?;
+            query.query_row([int(round)], |row| digest(row, 0)).optional()
+        })
+    }
+
+    /// The newest state that this peer held.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn newest_state(&self) -> Result<Option<StateRef>, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT round, digest FROM states ORDER BY round DESC LIMIT 1";
+            let state = |row: &Row<'_>| Ok(StateRef { round: unsigned(row, 0)?, digest: digest(row, 1)? });
+            connection.prepare_cached(query)?.query_row([], state).optional()
+        })
+    }
+
+    /// The applied rounds from `first` on, at most `limit` of them.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn rounds(&self, first: u64, limit: u32) -> Result<Vec<RoundRecord>, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT round, at_us, state_digest, training_samples, training_correct, training_loss,
+                evaluation_samples, evaluation_correct, evaluation_loss, compute_us, sum_us, transfer_us,
+                update_us, digest_us, wait_us, units_computed, backup_units
+                FROM rounds WHERE round >= ?1 ORDER BY round LIMIT ?2";
+            let mut query = connection.prepare_cached(query)?;
+            query.query_map(params![int(first), limit], round_record)?.collect()
+        })
+    }
+
+    /// The newest applied round.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn last_round(&self) -> Result<Option<RoundRecord>, LedgerError> {
+        let newest = self.run(|connection| {
+            let newest = connection.query_row("SELECT max(round) FROM rounds", [], |row| row.get::<_, Option<i64>>(0));
+            newest.map(|round| round.map(i64::cast_unsigned))
+        })?;
+        match newest {
+            Some(round) => Ok(self.rounds(round, 1)?.pop()),
+            None => Ok(None),
+        }
+    }
+
+    /// The last `limit` events, oldest first.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn last_events(&self, limit: u32) -> Result<Vec<EventRecord>, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT at_us, round, kind, detail FROM
+                (SELECT rowid AS number, * FROM events ORDER BY rowid DESC LIMIT ?1) ORDER BY number";
+            let event = |row: &Row<'_>| {
+                Ok(EventRecord {
+                    at_us: unsigned(row, 0)?,
+                    round: row.get::<_, Option<i64>>(1)?.map(i64::cast_unsigned),
+                    kind: row.get(2)?,
+                    detail: row.get(3)?,
+                })
+            };
+            connection.prepare_cached(query)?.query_map([limit], event)?.collect()
+        })
+    }
+
+    /// Totals over all invocations.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn invocation_totals(&self) -> Result<InvocationTotals, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT count(*), coalesce(sum(cold), 0), coalesce(sum(outcome <> 'ok'), 0),
+                coalesce(sum(attempt > 1), 0), coalesce(sum(duration_us), 0),
+                coalesce(max(peak_memory_bytes), 0) FROM invocations";
+            connection.query_row(query, [], |row| {
+                Ok(InvocationTotals {
+                    invocations: unsigned(row, 0)?,
+                    cold_starts: unsigned(row, 1)?,
+                    failed: unsigned(row, 2)?,
+                    retried: unsigned(row, 3)?,
+                    duration_us: unsigned(row, 4)?,
+                    peak_memory_bytes: unsigned(row, 5)?,
+                })
+            })
+        })
+    }
+
+    /// Contributions that `peer` announced and that were part of an applied cover.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn accepted_contributions(&self, peer: &PeerId) -> Result<u64, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT count(*) FROM contributions WHERE peer = ?1 AND accepted";
+            connection.query_row(query, [peer.to_string()], |row| unsigned(row, 0))
+        })
+    }
+
+    /// Units that this peer computed in place of their owners, over all rounds.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn backup_units(&self) -> Result<u64, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT coalesce(sum(backup_units), 0) FROM rounds";
+            connection.query_row(query, [], |row| unsigned(row, 0))
+        })
+    }
+
+    fn run<T>(&self, operation: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, LedgerError> {
+        operation(&self.connection).map_err(|error| named(&self.path, error))
+    }
+
+    fn transact(
+        &mut self,
+        operation: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), LedgerError> {
+        let path = &self.path;
+        let transaction = self.connection.transaction();
+        let committed = transaction.and_then(|transaction| {
+            operation(&transaction)?;
+            transaction.commit()
+        });
+        committed.map_err(|error| named(path, error))
+    }
+}
+
+fn named(path: &Path, error: rusqlite::Error) -> LedgerError {
+    let path = path.to_path_buf();
+    if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+        return LedgerError::File(FileError::Full { action: "write", path });
+    }
+    LedgerError::Sqlite { path, source: error }
+}
+
+fn insert_state(transaction: &Transaction<'_>, state: &StateRef, origin: StateOrigin) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO states VALUES (?1, ?2, ?3)")?;
+    insert.execute(params![int(state.round), state.digest.to_string(), origin.name()])?;
+    Ok(())
+}
+
+fn insert_round(transaction: &Transaction<'_>, record: &RoundRecord) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO rounds VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)",
+    )?;
+    let evaluation = record.evaluation;
+    let times = &record.times;
+    insert.execute(params![
+        int(record.round),
+        int(record.at_us),
+        record.state_digest.to_string(),
+        int(record.training_samples),
+        int(record.training_correct),
+        record.training_loss,
+        evaluation.map(|evaluation| int(evaluation.samples)),
+        evaluation.map(|evaluation| int(evaluation.correct)),
+        evaluation.and_then(|evaluation| evaluation.loss),
+        int(times.compute_us),
+        int(times.sum_us),
+        int(times.transfer_us),
+        int(times.update_us),
+        int(times.digest_us),
+        int(times.wait_us),
+        record.units_computed,
+        record.backup_units,
+    ])?;
+    Ok(())
+}
+
+fn round_record(row: &Row<'_>) -> rusqlite::Result<RoundRecord> {
+    let evaluation = match row.get::<_, Option<i64>>(6)? {
+        Some(samples) => {
+            Some(EvaluationRecord { samples: samples.cast_unsigned(), correct: unsigned(row, 7)?, loss: row.get(8)? })
+        }
+        None => None,
+    };
+    Ok(RoundRecord {
+        round: unsigned(row, 0)?,
+        at_us: unsigned(row, 1)?,
+        state_digest: digest(row, 2)?,
+        training_samples: unsigned(row, 3)?,
+        training_correct: unsigned(row, 4)?,
+        training_loss: row.get(5)?,
+        evaluation,
+        times: RoundTimes {
+            compute_us: unsigned(row, 9)?,
+            sum_us: unsigned(row, 10)?,
+            transfer_us: unsigned(row, 11)?,
+            update_us: unsigned(row, 12)?,
+            digest_us: unsigned(row, 13)?,
+            wait_us: unsigned(row, 14)?,
+        },
+        units_computed: row.get(15)?,
+        backup_units: row.get(16)?,
+    })
+}
+
+fn insert_contributions(transaction: &Transaction<'_>, records: &[ContributionRecord]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached("INSERT INTO contributions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+    for record in records {
+        insert.execute(params![
+            int(record.round),
+            int(record.at_us),
+            record.peer.to_string(),
+            unit_ranges(&record.units),
+            int(record.samples),
+            record.digest.map(|digest| digest.to_string()),
+            record.accepted,
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_invocations(transaction: &Transaction<'_>, records: &[InvocationRecord]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO invocations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
+    )?;
+    for record in records {
+        insert.execute(params![
+            int(record.id),
+            record.round.map(int),
+            record.unit,
+            record.kind,
+            record.platform,
+            record.function,
+            record.cold,
+            record.outcome,
+            record.attempt,
+            int(record.started_at_us),
+            int(record.duration_us),
+            int(record.queue_us),
+            int(record.peak_memory_bytes),
+            int(record.bytes_in),
+            int(record.bytes_out),
+            record.error,
+        ])?;
+    }
+    Ok(())
+}
+
+fn insert_events(transaction: &Transaction<'_>, records: &[EventRecord]) -> rusqlite::Result<()> {
+    let mut insert = transaction.prepare_cached("INSERT INTO events VALUES (?1, ?2, ?3, ?4)")?;
+    for record in records {
+        insert.execute(params![int(record.at_us), record.round.map(int), record.kind, record.detail])?;
+    }
+    Ok(())
+}
+
+/// Units as people write them: `0-3,7`.
+fn unit_ranges(units: &UnitSet) -> String {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for unit in units.iter() {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == unit => *last = unit,
+            _ => ranges.push((unit, unit)),
+        }
+    }
+    let texts = ranges.into_iter().map(
+        |(first, last)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        },
+    );
+    texts.collect::<Vec<_>>().join(",")
+}
+
+/// SQLite has no unsigned 64-bit integers; nothing that is recorded comes near the limit.
+fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn unsigned(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(column).map(|value| u64::try_from(value).unwrap_or_default())
+}
+
+fn digest(row: &Row<'_>, column: usize) -> rusqlite::Result<Digest> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+    })
+}

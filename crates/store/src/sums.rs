@@ -1,0 +1,432 @@
+//! In-store aggregation: the exact sums of one round.
+//!
+//! A gradient that a function wrote is read once: hashed while it is in the cache, then added to this
+//! peer's own sum. Its file stays until the round is over, so that the exact sum of any subset of the
+//! peer's units can still be formed when contributions of several peers overlap.
+//!
+//! Sums of other peers are added to the total as they arrive, before it is known whether the cover
+//! will use them: integers are invertible, so one that turns out not to belong is subtracted again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use peerless_aggregation::{SumError, add, subtract};
+use peerless_protocol::{Digest, RoundPlan, UnitSet};
+use thiserror::Error;
+
+use crate::error::{AtPath, FileError};
+use crate::files;
+use crate::payload::{Payload, PayloadFormat};
+
+/// Elements that are read and hashed together: 256 KiB, so that the bytes are still in the cache.
+const READ_ELEMENTS: usize = 64 << 10;
+
+/// A sum that cannot be formed. Sums formed before are unchanged.
+#[derive(Debug, Error)]
+pub enum SumsError {
+    /// A gradient file could not be opened or read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A gradient file is not as long as the model; the function may have died while writing.
+    #[error("the gradient of unit {unit} in {} has {found} bytes instead of {expected}", path.display())]
+    GradientLength {
+        /// The unit.
+        unit: u32,
+        /// The file.
+        path: PathBuf,
+        /// Bytes in the file.
+        found: u64,
+        /// Bytes of every gradient of the run.
+        expected: u64,
+    },
+    /// A gradient file does not hold what the function reported.
+    #[error("the gradient of unit {unit} has digest {}, but the function reported {}", found.short(), expected.short())]
+    GradientDigest {
+        /// The unit.
+        unit: u32,
+        /// Digest of the file.
+        found: Digest,
+        /// Digest reported.
+        expected: Digest,
+    },
+    /// Two invocations computed the same unit with different results.
+    #[error("unit {unit} was computed twice with different results ({} and {}): these functions are not deterministic", first.short(), second.short())]
+    NotDeterministic {
+        /// The unit.
+        unit: u32,
+        /// Digest of the gradient that is in the sum.
+        first: Digest,
+        /// Digest of the other one.
+        second: Digest,
+    },
+    /// The round has no gradient unit of this number.
+    #[error("unit {unit} is none of the round's {gradient_units} gradient units")]
+    UnknownUnit {
+        /// The unit.
+        unit: u32,
+        /// Gradient units of the round.
+        gradient_units: u32,
+    },
+    /// A sum was asked for that contains units that this peer has not computed.
+    #[error("unit {unit} is not among the gradients that this peer holds")]
+    MissingUnit {
+        /// The first such unit.
+        unit: u32,
+    },
+    /// A gradient or sum cannot be added.
+    #[error(transparent)]
+    Sum(#[from] SumError),
+    /// A received payload has no gradient unit to its name, or another length.
+    #[error("a payload of {elements} elements for units {units:?} does not belong to the round")]
+    ForeignPayload {
+        /// Elements of the payload.
+        elements: usize,
+        /// The units announced.
+        units: UnitSet,
+    },
+    /// Payloads would take more memory than they may.
+    #[error("payloads of one round take more than {limit} bytes")]
+    Memory {
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// The total of a cover needs a payload that is not here.
+    #[error("payload {} is not here", digest.short())]
+    MissingPayload {
+        /// Its digest.
+        digest: Digest,
+    },
+    /// The contributions do not hold every gradient unit exactly once.
+    #[error("{contributions} contributions are no cover: {reason}")]
+    NotACover {
+        /// Contributions given.
+        contributions: usize,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+/// A contribution's units and the digest of its payload.
+pub type Part = (UnitSet, Digest);
+
+#[derive(Debug)]
+struct UnitFile {
+    path: PathBuf,
+    digest: Digest,
+}
+
+/// The sums of the round that is under way.
+#[derive(Debug)]
+pub struct RoundSums {
+    format: PayloadFormat,
+    memory_limit: u64,
+    gradient_units: u32,
+    /// Gradient files of the units in `own`.
+    files: BTreeMap<u32, UnitFile>,
+    /// The sum of all units that this peer has computed. Shared once it has been announced; a unit
+    /// that is added later then makes a copy.
+    own: Arc<Payload>,
+    own_units: UnitSet,
+    /// Own sums that were asked for, by their units.
+    own_digests: BTreeMap<UnitSet, Digest>,
+    /// Own sums that were asked for and sums received.
+    payloads: BTreeMap<Digest, Arc<Payload>>,
+    /// The sum of `included`. Keyed by units too, because different units can have equal sums.
+    total: Vec<i64>,
+    included: BTreeSet<Part>,
+    included_units: UnitSet,
+    gradient: Vec<f32>,
+}
+
+impl RoundSums {
+    /// Sums for a run; `memory_limit` bounds the bytes of the payloads kept in one round, in units of
+    /// whole payloads. [`begin`](Self::begin) starts a round.
+    pub fn new(format: PayloadFormat, memory_limit: u64) -> Self {
+        Self {
+            format,
+            memory_limit,
+            gradient_units: 0,
+            files: BTreeMap::new(),
+            own: Arc::new(format.zeros()),
+            own_units: UnitSet::new(),
+            own_digests: BTreeMap::new(),
+            payloads: BTreeMap::new(),
+            total: Vec::new(),
+            included: BTreeSet::new(),
+            included_units: UnitSet::new(),
+            gradient: Vec::new(),
+        }
+    }
+
+    /// What all payloads of the run have in common.
+    pub fn format(&self) -> &PayloadFormat {
+        &self.format
+    }
+
+    /// Ends the round under way and starts one with this plan: forgets all sums, removes the gradient
+    /// files and keeps the memory.
+    ///
+    /// # Errors
+    /// [`SumsError::File`] if a gradient file cannot be removed; the round is started all the same.
+    pub fn begin(&mut self, plan: &RoundPlan) -> Result<(), SumsError> {
+        self.gradient_units = plan.gradient_units;
+        self.own_digests.clear();
+        self.payloads.clear();
+        self.included.clear();
+        self.included_units = UnitSet::new();
+        if !self.own_units.is_empty() {
+            self.own_units = UnitSet::new();
+            match Arc::get_mut(&mut self.own) {
+                Some(own) => own.sums_mut().fill(0),
+                None => self.own = Arc::new(self.format.zeros()),
+            }
+        }
+        let removed: Vec<_> =
+            std::mem::take(&mut self.files).into_values().map(|file| files::remove(&file.path)).collect();
+        Ok(removed.into_iter().collect::<Result<(), _>>()?)
+    }
+
+    /// Gradient units of the round.
+    pub fn gradient_units(&self) -> u32 {
+        self.gradient_units
+    }
+
+    /// Units whose gradients this peer has added.
+    pub fn own_units(&self) -> &UnitSet {
+        &self.own_units
+    }
+
+    /// Adds the gradient in `path` (f32, little-endian, as long as the flat vector) to this peer's own
+    /// sum and keeps the file for the rest of the round. A unit that is already in is not added again,
+    /// and the second file is removed.
+    ///
+    /// The file is read, not mapped: a function that truncates it then causes an error here and not a
+    /// SIGBUS.
+    ///
+    /// # Errors
+    /// [`SumsError::GradientLength`], [`SumsError::GradientDigest`], [`SumsError::NotDeterministic`],
+    /// [`SumsError::UnknownUnit`], [`SumsError::Sum`] or [`SumsError::File`]; the sum is unchanged.
+    pub fn add_unit(&mut self, unit: u32, path: &Path, digest: Digest) -> Result<(), SumsError> {
+        if unit >= self.gradient_units {
+            let gradient_units = self.gradient_units;
+            return Err(SumsError::UnknownUnit { unit, gradient_units });
+        }
+        if let Some(present) = self.files.get(&unit) {
+            return duplicate(unit, present, path, digest);
+        }
+        read_gradient(&mut self.gradient, &self.format, unit, path, digest)?;
+        let own = Arc::make_mut(&mut self.own);
+        self.format.grid().accumulate(own.sums_mut(), &self.gradient, unit)?;
+        let path = path.to_path_buf();
+        self.files.insert(unit, UnitFile { path, digest });
+        self.own_units.insert(unit);
+        Ok(())
+    }
+
+    /// The exact sum of those of `units` that are gradient units, with its digest; `None` if none is.
+    /// The payload stays available by its digest until the round ends. Costs a pass for the digest when
+    /// `units` are all that this peer has computed, and reads the gradient files again otherwise.
+    ///
+    /// # Errors
+    /// [`SumsError::MissingUnit`], or an error of reading a file again.
+    pub fn sum_of(&mut self, units: &UnitSet) -> Result<Option<(Digest, Arc<Payload>)>, SumsError> {
+        let units = self.gradient_part(units);
+        if units.is_empty() {
+            return Ok(None);
+        }
+        if let Some(digest) = self.own_digests.get(&units)
+            && let Some(payload) = self.payloads.get(digest)
+        {
+            return Ok(Some((*digest, Arc::clone(payload))));
+        }
+        let payload = if units == self.own_units { Arc::clone(&self.own) } else { Arc::new(self.sum_again(&units)?) };
+        let digest = payload.digest();
+        self.own_digests.insert(units, digest);
+        self.payloads.insert(digest, Arc::clone(&payload));
+        Ok(Some((digest, payload)))
+    }
+
+    /// Takes in another peer's sum of `units`, already checked against its announced `digest`
+    /// ([`PayloadBuffer::finish`](crate::PayloadBuffer::finish)), and adds it to the total if none of
+    /// its units is in there yet.
+    ///
+    /// # Errors
+    /// [`SumsError::ForeignPayload`], [`SumsError::Memory`] or [`SumsError::Sum`]; the payload is then
+    /// not kept.
+    pub fn add_payload(&mut self, units: &UnitSet, digest: Digest, payload: Payload) -> Result<(), SumsError> {
+        let units = self.gradient_part(units);
+        let elements = payload.sums().len();
+        if units.is_empty() || elements != self.format.elements() {
+            return Err(SumsError::ForeignPayload { elements, units });
+        }
+        if !self.payloads.contains_key(&digest) {
+            let after = (self.payloads.len() as u64 + 1).saturating_mul(self.format.bytes() as u64);
+            if after > self.memory_limit {
+                let limit = self.memory_limit;
+                return Err(SumsError::Memory { limit });
+            }
+        }
+        if units.is_disjoint(&self.included_units) {
+            self.include((units, digest), payload.sums())?;
+        }
+        self.payloads.entry(digest).or_insert_with(|| Arc::new(payload));
+        Ok(())
+    }
+
+    /// A payload of this round by digest, to be served to other peers.
+    pub fn payload(&self, digest: &Digest) -> Option<Arc<Payload>> {
+        self.payloads.get(digest).map(Arc::clone)
+    }
+
+    /// The sum of the whole round from the contributions of a cover. Contributions without gradient
+    /// units are passed over. `None` for a round without gradient units.
+    ///
+    /// # Errors
+    /// [`SumsError::NotACover`], [`SumsError::MissingPayload`] or [`SumsError::Sum`].
+    pub fn total(&mut self, cover: &[Part]) -> Result<Option<&[i64]>, SumsError> {
+        let cover = self.check_cover(cover)?;
+        let Some(first) = cover.first() else {
+            return Ok(None);
+        };
+        let missing = |digest: &Digest| SumsError::MissingPayload { digest: *digest };
+        if cover.len() == 1 {
+            let payload = self.payloads.get(&first.1);
+            return Ok(Some(payload.ok_or(missing(&first.1))?.sums()));
+        }
+        if let Some((_, digest)) = cover.iter().find(|part| !self.payloads.contains_key(&part.1)) {
+            return Err(missing(digest));
+        }
+        self.regroup(cover)?;
+        Ok(Some(&self.total))
+    }
+
+    /// Brings the total from the contributions that are in it to those of `cover`.
+    fn regroup(&mut self, cover: BTreeSet<Part>) -> Result<(), SumsError> {
+        let extra: Vec<Part> = self.included.difference(&cover).cloned().collect();
+        let extra_present = extra.iter().all(|part| self.payloads.contains_key(&part.1));
+        if extra.len() >= self.included.len() || !extra_present {
+            self.included.clear();
+            self.included_units = UnitSet::new();
+        } else {
+            for part in extra {
+                self.exclude(&part)?;
+            }
+        }
+        for part in cover {
+            if !self.included.contains(&part)
+                && let Some(payload) = self.payloads.get(&part.1).map(Arc::clone)
+            {
+                self.include(part, payload.sums())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn include(&mut self, part: Part, sums: &[i64]) -> Result<(), SumsError> {
+        if self.included.is_empty() {
+            self.total.clear();
+            self.total.extend_from_slice(sums);
+        } else {
+            add(&mut self.total, sums)?;
+        }
+        self.included_units = self.included_units.union(&part.0);
+        self.included.insert(part);
+        Ok(())
+    }
+
+    fn exclude(&mut self, part: &Part) -> Result<(), SumsError> {
+        let digest = part.1;
+        let payload = self.payloads.get(&digest);
+        let payload = payload.ok_or(SumsError::MissingPayload { digest })?;
+        subtract(&mut self.total, payload.sums())?;
+        self.included_units = self.included_units.difference(&part.0);
+        self.included.remove(part);
+        Ok(())
+    }
+
+    /// The gradient parts of a cover; errors unless they hold every gradient unit exactly once.
+    fn check_cover(&self, cover: &[Part]) -> Result<BTreeSet<Part>, SumsError> {
+        let contributions = cover.len();
+        let not_a_cover = |reason| SumsError::NotACover { contributions, reason };
+        let mut units = UnitSet::new();
+        let mut parts = BTreeSet::new();
+        for (part, digest) in cover {
+            let part = self.gradient_part(part);
+            if part.is_empty() {
+                continue;
+            }
+            if !part.is_disjoint(&units) {
+                return Err(not_a_cover("they overlap"));
+            }
+            units = units.union(&part);
+            parts.insert((part, *digest));
+        }
+        if units.len() < self.gradient_units {
+            return Err(not_a_cover("units are missing"));
+        }
+        Ok(parts)
+    }
+
+    fn sum_again(&mut self, units: &UnitSet) -> Result<Payload, SumsError> {
+        let mut payload = self.format.zeros();
+        for unit in units.iter() {
+            let file = self.files.get(&unit);
+            let file = file.ok_or(SumsError::MissingUnit { unit })?;
+            read_gradient(&mut self.gradient, &self.format, unit, &file.path, file.digest)?;
+            let grid = self.format.grid();
+            grid.accumulate(payload.sums_mut(), &self.gradient, unit)?;
+        }
+        Ok(payload)
+    }
+
+    fn gradient_part(&self, units: &UnitSet) -> UnitSet {
+        units.iter().take_while(|&unit| unit < self.gradient_units).collect()
+    }
+}
+
+fn duplicate(unit: u32, present: &UnitFile, path: &Path, digest: Digest) -> Result<(), SumsError> {
+    if present.digest != digest {
+        return Err(SumsError::NotDeterministic { unit, first: present.digest, second: digest });
+    }
+    if present.path != path {
+        files::remove(path)?;
+    }
+    Ok(())
+}
+
+/// Reads a gradient into `gradient` and hashes it piece by piece on the way.
+fn read_gradient(
+    gradient: &mut Vec<f32>,
+    format: &PayloadFormat,
+    unit: u32,
+    path: &Path,
+    digest: Digest,
+) -> Result<(), SumsError> {
+    let expected = 4 * format.elements() as u64;
+    let wrong_length = |found| SumsError::GradientLength { unit, path: path.to_path_buf(), found, expected };
+    let mut file = File::open(path).at("open gradient", path)?;
+    let found = file.metadata().at("inspect gradient", path)?.len();
+    if found != expected {
+        return Err(wrong_length(found));
+    }
+    gradient.resize(format.elements(), 0.0);
+    let mut hasher = blake3::Hasher::new();
+    for (index, chunk) in gradient.chunks_mut(READ_ELEMENTS).enumerate() {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(chunk);
+        match file.read_exact(bytes) {
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Err(wrong_length(4 * (index * READ_ELEMENTS) as u64));
+            }
+            result => result.at("read gradient", path)?,
+        }
+        hasher.update(bytes);
+    }
+    let found = Digest(*hasher.finalize().as_bytes());
+    if found == digest {
+        return Ok(());
+    }
+    Err(SumsError::GradientDigest { unit, found, expected: digest })
+}
