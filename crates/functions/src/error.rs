@@ -1,0 +1,244 @@
+//! Every way in which an invocation can fail, and which of them are worth another attempt.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use peerless_protocol::function::{Failure, FailureKind};
+use thiserror::Error;
+
+use crate::metering::WorkLabel;
+
+/// How a function's process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// It exited with this code.
+    Exit(i32),
+    /// This signal ended it (9 is `SIGKILL`, 6 `SIGABRT`, 11 `SIGSEGV`).
+    Signal(i32),
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exit(code) => write!(f, "exit code {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// What a function did that the function protocol does not allow.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ProtocolViolation {
+    /// The line is not a report.
+    #[error("expected a report as one line of JSON, got {excerpt:?} ({reason})")]
+    NotAReport {
+        /// The beginning of the line.
+        excerpt: String,
+        /// What the JSON decoder found wrong.
+        reason: String,
+    },
+    /// The report is of another invocation.
+    #[error("expected the report of invocation {expected}, got that of invocation {found}")]
+    WrongInvocation {
+        /// The invocation that was asked for.
+        expected: u64,
+        /// The one that was answered.
+        found: u64,
+    },
+    /// The report is of another kind of work, or a gradient without digest.
+    #[error("the report's output does not belong to {expected}")]
+    WrongOutput {
+        /// What was asked for.
+        expected: WorkLabel,
+    },
+    /// The line does not end.
+    #[error("the report is longer than {limit} bytes")]
+    LineTooLong {
+        /// Most bytes a report may have.
+        limit: usize,
+    },
+}
+
+/// Why an attempt gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvokeError {
+    /// The task cannot be written as JSON (a path that is not UTF-8).
+    #[error("the task cannot be written as JSON: {0}")]
+    Encode(String),
+    /// The function's program did not start.
+    #[error("cannot start the function program {}: {message}", command.display())]
+    Spawn {
+        /// The program.
+        command: PathBuf,
+        /// Class of the operating system's error.
+        kind: io::ErrorKind,
+        /// The operating system's error.
+        message: String,
+    },
+    /// The function ended before it reported.
+    #[error("function {function} died ({death}){}", last_words(stderr))]
+    Died {
+        /// Process id.
+        function: u32,
+        /// Exit code or signal.
+        death: Death,
+        /// The last lines it wrote to stderr; may be empty.
+        stderr: String,
+    },
+    /// The function ended because an allocation failed. Only known where the function's run-time
+    /// says so on stderr, as those of Rust, C++ and Python do; a function that the kernel's
+    /// out-of-memory killer took looks like any other killed by signal 9.
+    #[error(
+        "function {function} ran out of memory ({death}, {}){}",
+        limit.map_or("no limit set".to_owned(), |bytes| format!("limit {bytes} bytes")),
+        last_words(stderr)
+    )]
+    OutOfMemory {
+        /// Process id.
+        function: u32,
+        /// Exit code or signal.
+        death: Death,
+        /// The memory limit that was in force, in bytes.
+        limit: Option<u64>,
+        /// The last lines it wrote to stderr.
+        stderr: String,
+    },
+    /// The function took longer than the platform allows and was killed.
+    #[error("function {function} took longer than the limit of {limit:?} and was killed")]
+    TimedOut {
+        /// Process id.
+        function: u32,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The call's own deadline passed, in the queue or at work (the function was killed then).
+    #[error("the deadline of the call passed before there was a report")]
+    DeadlinePassed,
+    /// The function does not keep to the function protocol; it was replaced.
+    #[error("function {function} broke the function protocol: {violation}")]
+    Protocol {
+        /// Process id.
+        function: u32,
+        /// What it did.
+        violation: ProtocolViolation,
+    },
+    /// As many calls as allowed are waiting for a function already.
+    #[error("the queue is full: {limit} tasks wait for a function")]
+    QueueFull {
+        /// Most calls that may wait.
+        limit: usize,
+    },
+    /// The platform was shut down.
+    #[error("the platform is shut down")]
+    ShutDown,
+    /// The function itself reported that the task failed.
+    #[error("the function reported a failure: {}", .0.message)]
+    Reported(Failure),
+}
+
+impl InvokeError {
+    /// Whether another attempt on this platform can succeed. Whatever befell one process is worth an
+    /// attempt on a fresh one (also memory: a warm function may have held on to earlier units').
+    /// A full queue is not: retries would go round the bound that it is.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Died { .. } | Self::OutOfMemory { .. } | Self::TimedOut { .. } | Self::Protocol { .. } => true,
+            // The machine may run out of processes or memory for a moment; a program that is missing stays missing.
+            Self::Spawn { kind, .. } => matches!(
+                kind,
+                io::ErrorKind::WouldBlock
+                    | io::ErrorKind::OutOfMemory
+                    | io::ErrorKind::Interrupted
+                    | io::ErrorKind::ExecutableFileBusy
+            ),
+            Self::Reported(failure) => match failure.kind {
+                FailureKind::Environment => true,
+                FailureKind::Unsupported | FailureKind::Input | FailureKind::Numerics => false,
+            },
+            Self::Encode(_) | Self::DeadlinePassed | Self::QueueFull { .. } | Self::ShutDown => false,
+        }
+    }
+
+    /// A short name of the error's class, for the ledger.
+    pub fn class(&self) -> &'static str {
+        match self {
+            Self::Encode(_) => "encode",
+            Self::Spawn { .. } => "spawn",
+            Self::Died { .. } => "died",
+            Self::OutOfMemory { .. } => "out-of-memory",
+            Self::TimedOut { .. } => "timed-out",
+            Self::DeadlinePassed => "deadline-passed",
+            Self::Protocol { .. } => "protocol",
+            Self::QueueFull { .. } => "queue-full",
+            Self::ShutDown => "shut-down",
+            Self::Reported(_) => "reported",
+        }
+    }
+}
+
+fn last_words(stderr: &str) -> String {
+    if stderr.is_empty() {
+        return String::new();
+    }
+    format!("; last lines of its stderr:\n{stderr}")
+}
+
+/// A task that failed in every attempt allowed, or in one that is not worth repeating.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{work} failed after {attempts} attempt(s): {error}")]
+pub struct TaskFailed {
+    /// What was to be done.
+    pub work: WorkLabel,
+    /// Attempts made.
+    pub attempts: u32,
+    /// The last attempt's error.
+    pub error: InvokeError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reported(kind: FailureKind) -> InvokeError {
+        InvokeError::Reported(Failure { kind, message: "no".into() })
+    }
+
+    fn spawn(kind: io::ErrorKind) -> InvokeError {
+        InvokeError::Spawn { command: "/f".into(), kind, message: "no".into() }
+    }
+
+    #[test]
+    fn only_what_can_differ_next_time_is_retried() {
+        let died = InvokeError::Died { function: 1, death: Death::Signal(9), stderr: String::new() };
+        for error in [died, spawn(io::ErrorKind::WouldBlock), reported(FailureKind::Environment)] {
+            assert!(error.retryable(), "{error}");
+        }
+        for error in [
+            spawn(io::ErrorKind::NotFound),
+            spawn(io::ErrorKind::PermissionDenied),
+            reported(FailureKind::Numerics),
+            reported(FailureKind::Input),
+            reported(FailureKind::Unsupported),
+            InvokeError::QueueFull { limit: 1 },
+            InvokeError::DeadlinePassed,
+            InvokeError::ShutDown,
+        ] {
+            assert!(!error.retryable(), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_failed_task_names_unit_round_and_cause() {
+        let failed = TaskFailed {
+            work: WorkLabel::Unit { round: 7, unit: 3 },
+            attempts: 3,
+            error: InvokeError::Died { function: 42, death: Death::Exit(3), stderr: "oh no".into() },
+        };
+        assert_eq!(
+            failed.to_string(),
+            "unit 3 of round 7 failed after 3 attempt(s): function 42 died (exit code 3); last lines of its stderr:\noh no"
+        );
+    }
+}

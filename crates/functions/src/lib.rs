@@ -1,0 +1,18 @@
+//! Functions: stateless programs that compute one unit each, and the platforms that run them.
+//!
+//! A [`FunctionPlatform`] takes a task and gives a report or a typed [`InvokeError`]; it starts
+//! functions on demand and stops them when they idle. [`ProcessPool`] runs them as processes of this
+//! machine. [`Retrying`] wraps a platform and is the only place where a task is attempted again.
+//! Each attempt that reached its end, whatever the end, is one [`InvocationRecord`] for a [`Meter`].
+
+mod error;
+mod metering;
+mod platform;
+mod process;
+mod retry;
+
+pub use error::{Death, InvokeError, ProtocolViolation, TaskFailed};
+pub use metering::{InvocationRecord, Meter, Metering, Outcome, WorkLabel};
+pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
+pub use process::{ConfigError, MAX_REPORT_BYTES, ProcessConfig, ProcessPool};
+pub use retry::{RetryPolicy, Retrying};

@@ -1,0 +1,164 @@
+//! Functions as processes of this machine.
+//!
+//! The pool starts from nothing, adds a process whenever a call finds no warm one, up to a limit,
+//! and ends those that idle. Processes are started with `posix_spawn` (std takes it as long as the
+//! program is a path and neither user, group nor a hook before exec is asked for), never with
+//! `fork`: a peer is large, and copying its page tables takes longer than a warm unit's overhead.
+//!
+//! # What a function program has to do
+//! - Read tasks from stdin and write reports to stdout, one JSON document per line each.
+//! - Write logs to stderr only.
+//! - Exit when stdin ends, *also while it works on a task*: read stdin on a thread of its own. That
+//!   is how functions go away when their peer dies by `kill -9`. `PR_SET_PDEATHSIG` is no
+//!   replacement: it can only be set from inside the function (without `unsafe` in the peer), and it
+//!   fires when the *thread* that started the function ends, which in an asynchronous runtime may be
+//!   long before the peer does. As an addition it is harmless only if the starting thread is known to
+//!   live on.
+//! - Be ready to be killed at any moment. Idle functions are, too: they have no state to save.
+//!
+//! The environment is cut down to `PATH`, `HOME`, `XDG_CACHE_HOME`, `RUST_LOG`, `RUST_BACKTRACE` and
+//! `PEERLESS_*`; `RAYON_NUM_THREADS=1` is added, as the pool gets its parallelism from processes.
+//! Each function leads a process group of its own, so that Ctrl-C in a terminal reaches the peer
+//! alone, and what a function started can be killed with it.
+
+mod child;
+mod pool;
+mod stderr;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use thiserror::Error;
+
+pub use self::child::MAX_REPORT_BYTES;
+use self::pool::Shared;
+use crate::error::InvokeError;
+use crate::platform::{BoxFuture, Call, FunctionPlatform, Invocation, PlatformSnapshot};
+
+/// Which program the functions are, and what they may use.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// The function program, as a path with a slash in it. A bare name is refused: looking it up in
+    /// `PATH` with a changed environment takes the slow way to start a process.
+    pub command: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Environment variables to add to (or replace in) the reduced environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Most processes. More than cores help only when functions wait for something.
+    pub concurrency: usize,
+    /// Most calls that wait for a function; further ones fail with [`InvokeError::QueueFull`].
+    pub queue_limit: usize,
+    /// How long a function may idle. Longer saves cold starts, shorter saves memory.
+    pub idle_timeout: Duration,
+    /// Longest time an attempt may take, the start of a cold function included. Only a net for
+    /// functions that hang: slow ones are the business of the caller's deadlines.
+    pub time_limit: Duration,
+    /// Most memory of a function, as `RLIMIT_DATA` in bytes: private writable memory (heap and
+    /// stacks), what a function can be blamed for. `RLIMIT_AS` would count files mapped to be
+    /// read (states, datasets) and address space that allocators reserve and never touch; a limit
+    /// on resident memory (`RLIMIT_RSS`) is not enforced by Linux. An allocation beyond it fails,
+    /// which ends programs that are not prepared for that.
+    pub memory_limit_bytes: Option<u64>,
+}
+
+impl ProcessConfig {
+    /// Defaults: one function per core, 1024 waiting calls, 60 s idle, 5 min per attempt, no memory
+    /// limit.
+    pub fn new(command: impl Into<PathBuf>) -> Self {
+        Self {
+            command: command.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            concurrency: available_parallelism().map_or(1, usize::from),
+            queue_limit: 1024,
+            idle_timeout: Duration::from_secs(60),
+            time_limit: Duration::from_secs(300),
+            memory_limit_bytes: None,
+        }
+    }
+}
+
+/// A [`ProcessConfig`] that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ConfigError {
+    /// The program is a bare name.
+    #[error("the function program {0:?} has no slash in it; give a path, such as ./{0}")]
+    BareCommand(String),
+    /// No process may run, or more than can be counted.
+    #[error("the pool's concurrency is {0}, but must be between 1 and {MAX_CONCURRENCY}")]
+    Concurrency(usize),
+}
+
+/// Far above what one machine can run, far below what overflows a counter.
+const MAX_CONCURRENCY: usize = 1 << 16;
+
+/// A pool of function processes. Needs a tokio runtime with I/O and time enabled for every call.
+///
+/// Dropping it kills the functions; the runtime reaps them soon after. [`FunctionPlatform::shutdown`]
+/// waits for that.
+pub struct ProcessPool {
+    shared: Arc<Shared>,
+}
+
+impl ProcessPool {
+    /// An empty pool; starts nothing.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a configuration that no call could succeed with.
+    pub fn new(config: ProcessConfig) -> Result<Self, ConfigError> {
+        if !config.command.as_os_str().as_encoded_bytes().contains(&b'/') {
+            return Err(ConfigError::BareCommand(config.command.display().to_string()));
+        }
+        if !(1..=MAX_CONCURRENCY).contains(&config.concurrency) {
+            return Err(ConfigError::Concurrency(config.concurrency));
+        }
+        Ok(Self { shared: Shared::new(config) })
+    }
+}
+
+impl FunctionPlatform for ProcessPool {
+    fn name(&self) -> &'static str {
+        pool::PLATFORM
+    }
+
+    fn concurrency(&self) -> usize {
+        self.shared.concurrency()
+    }
+
+    fn invoke<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Invocation, InvokeError>> {
+        Box::pin(self.shared.invoke(call))
+    }
+
+    fn snapshot(&self) -> PlatformSnapshot {
+        self.shared.snapshot()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.shared.shutdown())
+    }
+}
+
+impl Drop for ProcessPool {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configuration_that_cannot_work_is_refused() {
+        let bare = ProcessPool::new(ProcessConfig::new("python3"));
+        assert_eq!(bare.err(), Some(ConfigError::BareCommand("python3".into())));
+        for concurrency in [0, MAX_CONCURRENCY + 1] {
+            let config = ProcessConfig { concurrency, ..ProcessConfig::new("./function") };
+            assert_eq!(ProcessPool::new(config).err(), Some(ConfigError::Concurrency(concurrency)));
+        }
+    }
+}

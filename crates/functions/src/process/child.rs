@@ -1,0 +1,282 @@
+//! One function process: its start, one exchange with it, its end.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use std::{env, io};
+
+use peerless_protocol::UnitKind;
+use peerless_protocol::function::{Output, Report, Work};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+use super::ProcessConfig;
+use super::stderr::StderrTail;
+use crate::error::{Death, InvokeError, ProtocolViolation};
+use crate::metering::WorkLabel;
+
+/// Longest report, in bytes. The largest is that of an initialisation with its layout: a hundred
+/// bytes per tensor.
+pub const MAX_REPORT_BYTES: usize = 4 << 20;
+
+/// Bytes of a line that is no report to quote in the error.
+const EXCERPT_CHARS: usize = 120;
+
+/// How long a function that closed stdout may take to exit, so that its exit code is its own.
+const EXIT_GRACE: Duration = Duration::from_millis(500);
+
+/// Environment variables that functions get from the peer, besides `PEERLESS_*`.
+const INHERITED: [&str; 5] = ["PATH", "HOME", "XDG_CACHE_HOME", "RUST_LOG", "RUST_BACKTRACE"];
+
+/// What run-times write to stderr when an allocation fails: Rust, C++, Python.
+const OUT_OF_MEMORY_SIGNS: [&str; 3] = ["memory allocation of ", "std::bad_alloc", "MemoryError"];
+
+/// A live function.
+pub(super) struct Function {
+    pid: u32,
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    stderr: StderrTail,
+    line: Vec<u8>,
+}
+
+/// Why an exchange gave no line.
+pub(super) enum Broken {
+    /// The pipes are closed: dead, or as good as.
+    Silent,
+    /// The line does not end.
+    LineTooLong,
+}
+
+impl Function {
+    pub(super) fn spawn(config: &ProcessConfig) -> Result<Self, InvokeError> {
+        Self::try_spawn(config).map_err(|error| InvokeError::Spawn {
+            command: config.command.clone(),
+            kind: error.kind(),
+            message: error.to_string(),
+        })
+    }
+
+    fn try_spawn(config: &ProcessConfig) -> io::Result<Self> {
+        let mut child = Command::new(&config.command)
+            .args(&config.args)
+            .env_clear()
+            .envs(reduced_environment(env::vars_os()))
+            .envs(config.env.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        // All four are there: the pipes were asked for, and nobody has waited for the child.
+        let gone = || io::Error::other("the process has no id or pipes");
+        let pid = child.id().ok_or_else(gone)?;
+        let stdin = child.stdin.take().ok_or_else(gone)?;
+        let stdout = child.stdout.take().ok_or_else(gone)?;
+        let stderr = child.stderr.take().ok_or_else(gone)?;
+        limit_memory(pid, config.memory_limit_bytes)?;
+        Ok(Self {
+            pid,
+            child,
+            stdin,
+            stdout: BufReader::new(stdout),
+            stderr: StderrTail::follow(pid, stderr),
+            line: Vec::new(),
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends a task and waits for the line that follows. Not to be used again once it was dropped
+    /// half-way or broken.
+    pub(super) async fn exchange(&mut self, task: &[u8]) -> Result<&[u8], Broken> {
+        self.stdin.write_all(task).await.map_err(|_| Broken::Silent)?;
+        self.line.clear();
+        loop {
+            let bytes = self.stdout.fill_buf().await.map_err(|_| Broken::Silent)?;
+            if bytes.is_empty() {
+                return Err(Broken::Silent);
+            }
+            let end = bytes.iter().position(|&byte| byte == b'\n');
+            let length = end.map_or(bytes.len(), |end| end + 1);
+            if self.line.len() + length > MAX_REPORT_BYTES {
+                return Err(Broken::LineTooLong);
+            }
+            self.line.extend_from_slice(&bytes[..length]);
+            self.stdout.consume(length);
+            if end.is_some() {
+                return Ok(&self.line);
+            }
+        }
+    }
+
+    /// Whether it wrote more than the line that was asked for.
+    pub(super) fn has_surplus(&self) -> bool {
+        !self.stdout.buffer().is_empty()
+    }
+
+    /// Returns when the idle function exits, closes stdout or writes to it: it is of no more use
+    /// then. Can be dropped at any moment.
+    pub(super) async fn misbehaves(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.child.wait() => "exited",
+            bytes = self.stdout.fill_buf() => match bytes {
+                Ok([]) | Err(_) => "closed its stdout",
+                Ok(_) => "wrote to stdout without being asked",
+            },
+        }
+    }
+
+    /// Ends the function, waits until it is gone, and says how it ended.
+    pub(super) async fn kill(&mut self) -> Option<ExitStatus> {
+        self.kill_group();
+        self.child.wait().await.ok()
+    }
+
+    /// Finds out why the function fell silent; it is gone afterwards.
+    pub(super) async fn autopsy(&mut self, memory_limit: Option<u64>) -> InvokeError {
+        let status = match tokio::time::timeout(EXIT_GRACE, self.child.wait()).await {
+            Ok(status) => status.ok(),
+            Err(_alive) => self.kill().await,
+        };
+        let stderr = self.stderr.last_lines().await;
+        let function = self.pid;
+        let death = status.map_or(Death::Signal(0), death);
+        let no_memory = death != Death::Exit(0) && OUT_OF_MEMORY_SIGNS.iter().any(|sign| stderr.contains(sign));
+        if no_memory {
+            return InvokeError::OutOfMemory { function, death, limit: memory_limit, stderr };
+        }
+        InvokeError::Died { function, death, stderr }
+    }
+
+    /// `SIGKILL` to the function and whatever it started. Only while the function is not reaped: after
+    /// that its id may name somebody else.
+    fn kill_group(&mut self) {
+        if let Some(group) = self.child.id().and_then(pid) {
+            // Fails only when the group is empty already.
+            let _gone = kill_process_group(group, Signal::KILL);
+        }
+    }
+}
+
+impl Drop for Function {
+    /// The last resort, when a runtime goes away with functions in it: nobody is left who could wait
+    /// asynchronously, so it waits here, for the milliseconds that dying by `SIGKILL` takes.
+    fn drop(&mut self) {
+        self.kill_group();
+        for _ in 0..100 {
+            match self.child.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(1)),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Checks that a line answers the task that was sent.
+pub(super) fn parse_report(line: &[u8], invocation: u64, work: &Expected) -> Result<Report, ProtocolViolation> {
+    let report: Report = serde_json::from_slice(line).map_err(|error| ProtocolViolation::NotAReport {
+        excerpt: String::from_utf8_lossy(line).chars().take(EXCERPT_CHARS).collect(),
+        reason: error.to_string(),
+    })?;
+    if report.invocation != invocation {
+        return Err(ProtocolViolation::WrongInvocation { expected: invocation, found: report.invocation });
+    }
+    if report.outcome.as_ref().is_ok_and(|output| !work.fits(output)) {
+        return Err(ProtocolViolation::WrongOutput { expected: work.label });
+    }
+    Ok(report)
+}
+
+/// What kind of output a task asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Expected {
+    label: WorkLabel,
+    gradient: bool,
+}
+
+impl From<&Work> for Expected {
+    fn from(work: &Work) -> Self {
+        Self {
+            label: WorkLabel::from(work),
+            gradient: matches!(work, Work::Unit { unit_kind: UnitKind::Gradient, .. }),
+        }
+    }
+}
+
+impl Expected {
+    fn fits(&self, output: &Output) -> bool {
+        match (self.label, output) {
+            (WorkLabel::Unit { .. }, Output::Unit { digest, .. }) => digest.is_some() == self.gradient,
+            (WorkLabel::Initialise, Output::Initialised { .. }) | (WorkLabel::Ping, Output::Pong) => true,
+            (WorkLabel::Unit { .. } | WorkLabel::Initialise | WorkLabel::Ping, _) => false,
+        }
+    }
+}
+
+fn death(status: ExitStatus) -> Death {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Death::Exit(code),
+        (None, signal) => Death::Signal(signal.unwrap_or_default()),
+    }
+}
+
+fn pid(id: u32) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(id).ok()?)
+}
+
+/// Set by the parent once the process runs: a hook between fork and exec would need `unsafe` and the
+/// slow way to start a process. The first task comes after it, so all work is under the limit.
+fn limit_memory(id: u32, bytes: Option<u64>) -> io::Result<()> {
+    let (Some(bytes), Some(pid)) = (bytes, pid(id)) else {
+        return Ok(());
+    };
+    let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    prlimit(Some(pid), Resource::Data, limit)?;
+    Ok(())
+}
+
+fn reduced_environment(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let passed = |name: &OsStr| {
+        INHERITED.iter().any(|known| name == *known) || name.as_encoded_bytes().starts_with(b"PEERLESS_")
+    };
+    let mut environment = vec![("RAYON_NUM_THREADS".into(), "1".into())];
+    environment.extend(all.filter(|(name, _)| passed(name)));
+    environment
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_sees_no_more_of_the_environment_than_it_needs() {
+        let all = ["PATH", "AWS_SECRET_ACCESS_KEY", "PEERLESS_CACHE", "XPEERLESS_", "LD_PRELOAD", "RAYON_NUM_THREADS"];
+        let reduced = reduced_environment(all.into_iter().map(|name| (name.into(), "8".into())));
+        let text: Vec<_> =
+            reduced.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
+        assert_eq!(text, ["RAYON_NUM_THREADS=1", "PATH=8", "PEERLESS_CACHE=8"]);
+    }
+
+    #[test]
+    fn a_report_of_something_else_is_a_violation() {
+        let ping = Expected::from(&Work::Ping);
+        let pong = br#"{"invocation":7,"outcome":{"Ok":{"kind":"pong"}},"duration_us":1,"peak_memory_bytes":2}"#;
+        assert_eq!(parse_report(pong, 7, &ping).map(|report| report.duration_us), Ok(1));
+        let other = ProtocolViolation::WrongInvocation { expected: 8, found: 7 };
+        assert_eq!(parse_report(pong, 8, &ping), Err(other));
+        let initialise = Expected::from(&Work::Initialise { output: "/x".into() });
+        let wrong = ProtocolViolation::WrongOutput { expected: WorkLabel::Initialise };
+        assert_eq!(parse_report(pong, 7, &initialise), Err(wrong));
+        let garbage = parse_report(&[0xff; 1000], 7, &ping);
+        assert!(
+            matches!(garbage, Err(ProtocolViolation::NotAReport { excerpt, .. }) if excerpt.chars().count() == EXCERPT_CHARS)
+        );
+    }
+}

@@ -1,0 +1,125 @@
+//! A function for tests: answers pings, and does whatever the model's name in the task says.
+//!
+//! Files in the folder `PEERLESS_SCRIPT_DIR` are how tests see and steer it.
+
+#![allow(clippy::unwrap_used, reason = "a test program; its panics are test failures")]
+
+use std::io::{BufRead, Write, stderr, stdin, stdout};
+use std::path::PathBuf;
+use std::process::{abort, exit};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use peerless_protocol::function::{Failure, FailureKind, Output, Report, Task};
+
+fn main() {
+    let (lines, tasks) = mpsc::sync_channel(1);
+    // On a thread of its own, so that the end of stdin ends the program also during a task.
+    thread::spawn(move || {
+        for line in stdin().lock().lines() {
+            lines.send(line.unwrap()).unwrap();
+        }
+        exit(0);
+    });
+    for line in tasks {
+        let task: Task = serde_json::from_str(&line).unwrap();
+        perform(&task);
+    }
+}
+
+fn perform(task: &Task) {
+    match task.spec.model.as_str() {
+        "abort" => abort(),
+        "exit-3" => {
+            eprintln!("giving up\nfor good");
+            exit(3);
+        }
+        "sleep" => {
+            mark(&format!("asleep-{}", task.invocation));
+            loop {
+                thread::park();
+            }
+        }
+        "hold" => hold(task),
+        "allocate" => allocate(task),
+        "garbage" => say("this is no report"),
+        "wrong-kind" => answer(task.invocation, Ok(Output::Unit { tally: Default::default(), digest: None })),
+        "other-invocation" => pong(task.invocation + 1),
+        "twice" => {
+            pong(task.invocation);
+            pong(task.invocation);
+        }
+        "endless-line" => loop {
+            // Fails when the parent had enough; the reader of stdin ends the program.
+            let _broken_pipe = stdout().write_all(&[b'x'; 65_536]);
+        },
+        "crash-once" if mark("crashed") => abort(),
+        "stderr" => {
+            (0..100_000).for_each(|number| eprintln!("complaint {number}"));
+            stderr().write_all(&vec![b'x'; 1 << 20]).unwrap();
+            eprintln!("\nlast words");
+            exit(4);
+        }
+        "environment" => {
+            let names: Vec<String> = env::vars().map(|(name, value)| format!("{name}={value}\n")).collect();
+            fs::write(folder().join("environment"), names.concat()).unwrap();
+            pong(task.invocation);
+        }
+        "fail-numerics" => fail(task, FailureKind::Numerics),
+        "fail-environment" => fail(task, FailureKind::Environment),
+        "exit-when-idle" => {
+            pong(task.invocation);
+            exit(0);
+        }
+        _ => pong(task.invocation),
+    }
+}
+
+/// Works until the file `release` appears, and says so by a file.
+fn hold(task: &Task) {
+    mark(&format!("started-{}", task.invocation));
+    while !folder().join("release").exists() {
+        thread::sleep(Duration::from_millis(1));
+    }
+    pong(task.invocation);
+}
+
+fn allocate(task: &Task) {
+    // Bounded, so that a limit that does not work fails the test and not the machine.
+    let blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 16 << 20]).collect();
+    eprintln!("allocated {} blocks", blocks.len());
+    pong(task.invocation);
+}
+
+fn folder() -> PathBuf {
+    env::var_os("PEERLESS_SCRIPT_DIR").unwrap().into()
+}
+
+/// Creates a file; false if it was there.
+fn mark(name: &str) -> bool {
+    fs::File::create_new(folder().join(name)).is_ok()
+}
+
+fn fail(task: &Task, kind: FailureKind) {
+    let message = "as asked".into();
+    answer(task.invocation, Err(Failure { kind, message }));
+}
+
+fn pong(invocation: u64) {
+    answer(invocation, Ok(Output::Pong));
+}
+
+fn answer(invocation: u64, outcome: Result<Output, Failure>) {
+    let start = Instant::now();
+    let report =
+        Report { invocation, outcome, duration_us: start.elapsed().as_micros() as u64 + 1, peak_memory_bytes: 1 << 20 };
+    say(&serde_json::to_string(&report).unwrap());
+}
+
+fn say(line: &str) {
+    let mut stdout = stdout().lock();
+    writeln!(stdout, "{line}").unwrap();
+    stdout.flush().unwrap();
+}
