@@ -19,7 +19,8 @@
 //! The environment is cut down to `PATH`, `HOME`, `XDG_CACHE_HOME`, `RUST_LOG`, `RUST_BACKTRACE` and
 //! `PEERLESS_*`; `RAYON_NUM_THREADS=1` is added, as the pool gets its parallelism from processes.
 //! Each function leads a process group of its own, so that Ctrl-C in a terminal reaches the peer
-//! alone, and what a function started can be killed with it.
+//! alone, and whatever a function started is killed with it when the pool ends it. (Helpers of a
+//! function that dies by itself are left: after it is reaped its id could name somebody else.)
 
 mod child;
 mod pool;

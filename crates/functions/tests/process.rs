@@ -143,9 +143,19 @@ async fn a_function_sees_the_reduced_environment() {
     for name in ["PATH", "PEERLESS_SCRIPT_DIR", "RAYON_NUM_THREADS", "EXTRA"] {
         assert!(names.contains(&name), "{name} is missing in {seen}");
     }
-    // Cargo sets it for this test.
-    assert!(std::env::var_os("CARGO_PKG_NAME").is_some());
-    assert!(!names.iter().any(|name| name.starts_with("CARGO")), "{seen}");
+    let allowed = ["HOME", "XDG_CACHE_HOME", "RUST_LOG", "RUST_BACKTRACE"];
+    let surplus = names.iter().filter(|name| !name.starts_with("PEERLESS_") && !allowed.contains(name));
+    assert_eq!(surplus.filter(|name| !["PATH", "RAYON_NUM_THREADS", "EXTRA"].contains(name)).count(), 0, "{seen}");
+}
+
+#[tokio::test]
+async fn what_a_function_started_is_killed_with_it() {
+    let bench = bench(|config| config.time_limit = Duration::from_secs(1));
+    let failed = bench.invoke("grandchild", 1).await.unwrap_err();
+    assert!(matches!(failed.error, InvokeError::TimedOut { .. }), "{failed}");
+    let started = fs::read_to_string(bench.folder.path().join("grandchild")).unwrap();
+    let started: u32 = started.parse().unwrap();
+    eventually("the grandchild is gone", || !is_running(started)).await;
 }
 
 #[tokio::test]

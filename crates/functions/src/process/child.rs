@@ -238,7 +238,13 @@ fn limit_memory(id: u32, bytes: Option<u64>) -> io::Result<()> {
         return Ok(());
     };
     let limit = Rlimit { current: Some(bytes), maximum: Some(bytes) };
-    prlimit(Some(pid), Resource::Data, limit)?;
+    let refused = |error: io::Error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot set the memory limit of {bytes} bytes: {error}; is it above the peer's own?"),
+        )
+    };
+    prlimit(Some(pid), Resource::Data, limit).map_err(|error| refused(error.into()))?;
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 
 use std::io::{BufRead, Write, stderr, stdin, stdout};
 use std::path::PathBuf;
-use std::process::{abort, exit};
+use std::process::{Command, abort, exit};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -66,6 +66,11 @@ fn perform(task: &Task) {
             let names: Vec<String> = env::vars().map(|(name, value)| format!("{name}={value}\n")).collect();
             fs::write(folder().join("environment"), names.concat()).unwrap();
             pong(task.invocation);
+        }
+        "grandchild" => {
+            let mut grandchild = Command::new("sleep").arg("1000").spawn().unwrap();
+            fs::write(folder().join("grandchild"), grandchild.id().to_string()).unwrap();
+            grandchild.wait().unwrap();
         }
         "fail-numerics" => fail(task, FailureKind::Numerics),
         "fail-environment" => fail(task, FailureKind::Environment),

@@ -291,7 +291,7 @@ pub async fn a_cancelled_call_lets_its_function_finish_and_discards_the_report(f
 }
 
 pub async fn a_cancelled_call_does_not_outlive_the_time_limit(factory: Factory<'_>) {
-    let bench = Bench::with(factory, |wanted| Wanted { time_limit: Duration::from_millis(300), ..wanted });
+    let bench = Bench::with(factory, |wanted| Wanted { time_limit: Duration::from_secs(1), ..wanted });
     let asleep = bench.start("sleep", 1);
     appears(&bench.folder.path().join("asleep-1")).await;
     asleep.abort();
