@@ -1,0 +1,5 @@
+//! peer
+
+pub mod identity;
+pub mod ticket;
+pub mod transport;

@@ -1,0 +1,108 @@
+//! Accepting connections.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerless_protocol::PeerId;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::super::{Refusal, Rejection};
+use super::handshake::{Greeted, Secured, receive};
+use super::hello::{Channel, Hello, Side};
+use super::session::{self, BulkOrigin, Direction, Parts};
+use super::{HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, Shared, bulk};
+
+/// How long to wait when the kernel has no descriptor left for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections until the transport is dropped.
+pub(super) async fn accept_all(shared: Arc<Shared>, listener: TcpListener) {
+    let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((tcp, remote)) => {
+                let task = Arc::clone(&shared);
+                shared.spawn(async move {
+                    if let Some((control, parts)) = admit(&task, tcp, remote).await {
+                        drop(place);
+                        session::run(task, control, BulkOrigin::Accept, parts).await;
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Brings a connection to its place: a control connection is returned with the session it begins.
+async fn admit(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Option<(Greeted, Parts)> {
+    let (secured, hello) = match receive(shared, tcp, remote).await {
+        Ok(received) => received,
+        Err((peer, rejection)) => {
+            shared.events.report(peer, remote, rejection);
+            return None;
+        }
+    };
+    let peer = secured.peer;
+    match hello.channel {
+        Channel::Control { .. } => match shared.registry.admit(peer, &hello) {
+            Ok(parts) => match welcome(shared, secured, hello).await {
+                Some(control) => Some((control, parts)),
+                None => {
+                    shared.registry.ended(peer, parts.serial());
+                    None
+                }
+            },
+            Err(refusal) => {
+                turn_away(shared, secured, refusal).await;
+                None
+            }
+        },
+        Channel::Bulk { sender } => {
+            attach(shared, secured, hello, sender).await;
+            None
+        }
+    }
+}
+
+async fn attach(shared: &Shared, secured: Secured, hello: Hello, sender: Side) {
+    let direction = if sender == Side::Acceptor { Direction::Out } else { Direction::In };
+    match shared.registry.claim_bulk(secured.peer, &hello, direction) {
+        Ok(session) => {
+            if let Some(greeted) = welcome(shared, secured, hello).await {
+                bulk::tune(greeted.stream.get_ref().0.get_ref());
+                // It fails when the session has ended meanwhile, and the connection with it.
+                let _ = session.send((direction, greeted.stream)).await;
+            }
+        }
+        Err(refusal) => turn_away(shared, secured, refusal).await,
+    }
+}
+
+async fn welcome(shared: &Shared, mut secured: Secured, hello: Hello) -> Option<Greeted> {
+    let sending = secured.send_hello(shared, hello.channel, hello.session);
+    let sent = timeout(HANDSHAKE_TIMEOUT, sending).await;
+    let error = match sent {
+        Ok(Ok(())) => return Some(secured.admitted(hello)),
+        Ok(Err(rejection)) => rejection,
+        Err(_) => Rejection::Handshake("the other side does not read".into()),
+    };
+    shared.events.report(Some(secured.peer), secured.remote, error);
+    None
+}
+
+async fn turn_away(shared: &Shared, secured: Secured, refusal: Refusal) {
+    let (peer, remote): (PeerId, SocketAddr) = (secured.peer, secured.remote);
+    let routine = refusal.is_routine();
+    if let Err(rejection) = secured.refuse::<()>(refusal).await
+        && !routine
+    {
+        shared.events.report(Some(peer), remote, rejection);
+    }
+}
