@@ -36,6 +36,9 @@ pub struct Contribution {
     pub training: Tally,
     /// Totals over the samples of the evaluation units.
     pub evaluation: Tally,
+    /// What the units took at the author, from the start of the first to their sum, in microseconds.
+    /// Others learn their deadlines from it: a time that does not contain their own waiting.
+    pub elapsed_us: u64,
     /// The sum of the gradients; present exactly if there is a gradient unit.
     pub payload: Option<PayloadRef>,
 }

@@ -1,6 +1,6 @@
 //! What must be equal on all peers besides the tensors themselves.
 
-use peerless_aggregation::Decisions;
+use peerless_aggregation::{Decisions, FixedPoint};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Digest, RunId};
@@ -75,7 +75,8 @@ pub struct Tally {
     pub samples: u64,
     /// Samples whose predicted class was right.
     pub correct: u64,
-    /// Sum of the samples' losses on the run's fixed-point grid (units of 2^-fraction_bits).
+    /// Sum of the samples' losses in steps of 2^-40 ([`FixedPoint::LOSS`], whatever grid gradients
+    /// are on).
     pub loss_sum: i64,
 }
 
@@ -90,8 +91,8 @@ impl Tally {
     }
 
     /// Mean loss per sample; NaN without samples. For people: decisions use the exact integers.
-    pub fn mean_loss(&self, fraction_bits: u32) -> f64 {
-        self.loss_sum as f64 / 2_f64.powi(fraction_bits as i32) / self.samples as f64
+    pub fn mean_loss(&self) -> f64 {
+        FixedPoint::LOSS.to_f64(self.loss_sum) / self.samples as f64
     }
 
     /// Fraction of samples predicted right; NaN without samples.

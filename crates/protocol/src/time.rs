@@ -17,7 +17,8 @@ impl Time {
 impl Add<Duration> for Time {
     type Output = Self;
     fn add(self, duration: Duration) -> Self {
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        // Rounded up: at `t + d`, `d` has passed since `t`.
+        let micros = u64::try_from(duration.as_nanos().div_ceil(1000)).unwrap_or(u64::MAX);
         Self(self.0.saturating_add(micros))
     }
 }
@@ -26,5 +27,16 @@ impl Sub<Time> for Time {
     type Output = Duration;
     fn sub(self, earlier: Self) -> Duration {
         self.since(earlier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_a_deadline_has_come_its_duration_has_passed() {
+        let wait = Duration::from_nanos(1_500);
+        assert!((Time(10) + wait).since(Time(10)) >= wait);
     }
 }

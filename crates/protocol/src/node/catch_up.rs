@@ -52,7 +52,7 @@ impl Node {
             return;
         }
         let since = *self.behind_since.get_or_insert(now);
-        let patience_over = now.since(since) >= self.pace.catch_up_after();
+        let patience_over = now.since(since) >= self.pace.in_flight();
         if most >= self.state.state.round + 2 || patience_over || self.phase == Phase::Gathering {
             let donors: Vec<PeerId> = ahead.into_iter().map(|(peer, _)| peer).collect();
             self.fetch_newest(now, &donors);

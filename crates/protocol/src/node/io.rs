@@ -150,6 +150,8 @@ pub enum Effect {
     Accumulate {
         /// The state of the round.
         from: StateRef,
+        /// The units that it is the sum of.
+        units: UnitSet,
         /// The payload, in the store.
         payload: PayloadRef,
     },

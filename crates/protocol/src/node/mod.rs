@@ -151,8 +151,7 @@ impl Node {
         let uncovered = self.uncovered();
         let backups = uncovered.iter().filter_map(|unit| self.round.backup_at(unit, &self.me, &view, &self.pace));
         let fetches = self.round.entries.iter().filter(|entry| !entry.ready).filter_map(|entry| entry.fetch_at);
-        let patience =
-            self.behind_since.filter(|_| self.fetching.is_none()).map(|since| since + self.pace.catch_up_after());
+        let patience = self.behind_since.filter(|_| self.fetching.is_none()).map(|since| since + self.pace.in_flight());
         let backups = backups.filter(|_| self.ahead().is_empty());
         backups.chain(fetches).chain(patience).min()
     }

@@ -19,8 +19,8 @@ const SPARE_CONTRIBUTIONS: u32 = 8;
 /// A unit in the hands of this peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Own {
-    Computing,
-    Computed(Tally),
+    Computing { since: Time },
+    Computed { tally: Tally, elapsed: Duration },
     Failed,
 }
 
@@ -29,8 +29,11 @@ pub(super) enum Own {
 pub(super) struct Entry {
     pub signed: SignedContribution,
     pub ready: bool,
+    pub announced: Time,
     /// When to ask the author for the payload.
     pub fetch_at: Option<Time>,
+    /// Whether the author was asked.
+    pub asked: bool,
 }
 
 /// Who owes a unit, and since when.
@@ -44,7 +47,6 @@ struct Debt {
 pub(super) struct Round {
     pub from: StateRef,
     pub plan: RoundPlan,
-    pub started: Time,
     pub applying: bool,
     pub own: BTreeMap<u32, Own>,
     /// Units computed here that are to be summed and announced together, until they are.
@@ -69,7 +71,6 @@ impl Round {
         Self {
             from,
             plan,
-            started: now,
             applying: false,
             own: BTreeMap::new(),
             groups: Vec::new(),
@@ -113,7 +114,7 @@ impl Round {
 
     /// Units computed here.
     pub fn computed(&self) -> UnitSet {
-        let computed = self.own.iter().filter(|(_, own)| matches!(own, Own::Computed(_)));
+        let computed = self.own.iter().filter(|(_, own)| matches!(own, Own::Computed { .. }));
         computed.map(|(unit, _)| *unit).collect()
     }
 

@@ -1,5 +1,7 @@
 //! The work of a round: units, sums, contributions, covers, backups.
 
+use std::time::Duration;
+
 use super::io::{Effect, Event, StateMeta, StopReason};
 use super::round::{Entry, Own, Round};
 use super::{LINGER, Node, Phase};
@@ -14,6 +16,10 @@ use crate::units::{UnitKind, UnitSet};
 /// Contributions to the next round that are kept until this peer gets there.
 const MAX_EARLY: usize = 4096;
 
+/// Longest computing time that a contribution of another peer is believed to have taken; bounds what a
+/// lying member can do to deadlines.
+const MAX_ELAPSED: Duration = Duration::from_secs(600);
+
 /// Payloads that no contribution has announced yet, which are kept in the hope that one will.
 const MAX_UNANNOUNCED: usize = 64;
 
@@ -25,7 +31,7 @@ impl Node {
         self.round = Round::new(&self.config.spec, self.state.state, now, &view);
         self.emit(Effect::BeginRound { from: self.round.from });
         let owned = self.round.owed_by(&self.me);
-        self.compute(&owned);
+        self.compute(now, &owned);
         if !owned.is_empty() {
             self.round.groups.push(owned);
         }
@@ -52,12 +58,12 @@ impl Node {
         }
     }
 
-    fn compute(&mut self, units: &UnitSet) {
+    fn compute(&mut self, now: Time, units: &UnitSet) {
         for unit in units.iter() {
             if self.round.own.contains_key(&unit) {
                 continue;
             }
-            self.round.own.insert(unit, Own::Computing);
+            self.round.own.insert(unit, Own::Computing { since: now });
             let kind = self.round.plan.kind(unit);
             self.emit(Effect::Compute { from: self.round.from, unit, kind });
         }
@@ -67,7 +73,9 @@ impl Node {
         if !self.is_working_on(from) {
             return;
         }
-        self.round.own.insert(unit, Own::Computed(tally));
+        let Some(Own::Computing { since }) = self.round.own.get(&unit) else { return };
+        let elapsed = now.since(*since);
+        self.round.own.insert(unit, Own::Computed { tally, elapsed });
         self.sum_complete_groups(now);
         self.make_progress(now);
     }
@@ -93,7 +101,7 @@ impl Node {
         self.round.failures.entry(unit).or_default().insert(peer, cause);
         let view = self.view();
         self.round.pass_on(now, unit, &view);
-        self.take_over_debts();
+        self.take_over_debts(now);
         self.stop_if_hopeless(unit);
     }
 
@@ -111,7 +119,7 @@ impl Node {
         if self.phase == Phase::Working && !self.round.applying {
             let view = self.view();
             self.round.reassign(now, &view);
-            self.take_over_debts();
+            self.take_over_debts(now);
             let failed: Vec<u32> = self.round.failures.keys().copied().collect();
             failed.into_iter().for_each(|unit| self.stop_if_hopeless(unit));
         }
@@ -121,16 +129,16 @@ impl Node {
 
     /// Starts units that this peer has come to owe. Each is a group of its own, so that it can be
     /// combined with whatever else arrives.
-    fn take_over_debts(&mut self) {
+    fn take_over_debts(&mut self, now: Time) {
         let missing = self.round.missing();
         let owed: Vec<u32> = self.round.owed_by(&self.me).iter().filter(|unit| missing.contains(*unit)).collect();
-        owed.into_iter().for_each(|unit| self.compute_alone(unit));
+        owed.into_iter().for_each(|unit| self.compute_alone(now, unit));
     }
 
-    fn compute_alone(&mut self, unit: u32) {
+    fn compute_alone(&mut self, now: Time, unit: u32) {
         if !self.round.own.contains_key(&unit) {
             let single: UnitSet = [unit].into_iter().collect();
-            self.compute(&single);
+            self.compute(now, &single);
             self.round.groups.push(single);
         }
     }
@@ -146,7 +154,7 @@ impl Node {
             let due = self.round.backup_at(unit, &self.me, &view, &self.pace).is_some_and(|at| at <= now);
             if let (true, Some(instead_of)) = (due, self.round.debtor(unit)) {
                 self.emit(Effect::Record(Event::Backup { round: self.round.from.round, unit, instead_of }));
-                self.compute_alone(unit);
+                self.compute_alone(now, unit);
             }
         }
     }
@@ -188,11 +196,21 @@ impl Node {
             units.iter().for_each(|unit| self.unit_failed_here(now, self.round.from, unit, cause));
             return;
         };
-        let contribution =
-            Contribution { run: self.run, peer: self.me, from: self.round.from, units, training, evaluation, payload };
+        let elapsed = self.slowest(&units);
+        self.pace.computed(elapsed, units.len(), self.config.capacity);
+        let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
+        let contribution = Contribution {
+            run: self.run,
+            peer: self.me,
+            from: self.round.from,
+            units,
+            training,
+            evaluation,
+            elapsed_us,
+            payload,
+        };
         let signed = SignedContribution::sign(contribution, &self.config.key);
         let units = &signed.contribution.units;
-        self.pace.observe(now.since(self.round.started), units.len(), self.config.capacity);
         let (asked, others) =
             std::mem::take(&mut self.round.requests).into_iter().partition(|(_, wanted)| wanted == units);
         self.round.requests = others;
@@ -206,10 +224,19 @@ impl Node {
         }
     }
 
+    /// Time that the units took here: they were started together.
+    fn slowest(&self, units: &UnitSet) -> Duration {
+        let elapsed = |unit| match self.round.own.get(&unit) {
+            Some(Own::Computed { elapsed, .. }) => *elapsed,
+            _ => Duration::ZERO,
+        };
+        units.iter().map(elapsed).max().unwrap_or_default()
+    }
+
     fn totals(&self, units: &UnitSet) -> Option<(Tally, Tally)> {
         let mut totals = (Tally::default(), Tally::default());
         for unit in units.iter() {
-            let Some(Own::Computed(tally)) = self.round.own.get(&unit) else { return None };
+            let Some(Own::Computed { tally, .. }) = self.round.own.get(&unit) else { return None };
             match self.round.plan.kind(unit) {
                 UnitKind::Gradient => totals.0 = totals.0.checked_add(*tally)?,
                 UnitKind::Evaluation => totals.1 = totals.1.checked_add(*tally)?,
@@ -265,16 +292,16 @@ impl Node {
             self.refuse(from, "more contributions to a round than it has units".into());
         } else {
             let ready = contribution.payload.is_none_or(|payload| self.held.contains(&payload.digest));
-            let units = contribution.units.len();
+            let elapsed = Duration::from_micros(contribution.elapsed_us).min(MAX_ELAPSED);
             let capacity = self.view().get(&from).copied().unwrap_or(1);
-            self.pace.observe(now.since(self.round.started), units, capacity);
+            self.pace.computed(elapsed, contribution.units.len(), capacity);
             self.add_entry(now, signed, ready);
         }
     }
 
     fn add_entry(&mut self, now: Time, signed: SignedContribution, ready: bool) {
-        let fetch_at = (!ready).then(|| now + self.pace.catch_up_after());
-        self.round.entries.push(Entry { signed, ready, fetch_at });
+        let fetch_at = (!ready).then(|| now + self.pace.in_flight());
+        self.round.entries.push(Entry { signed, ready, announced: now, fetch_at, asked: false });
         if ready {
             self.accumulate(self.round.entries.len() - 1);
             self.make_progress(now);
@@ -290,7 +317,11 @@ impl Node {
             return;
         }
         for index in arrived {
-            if !std::mem::replace(&mut self.round.entries[index].ready, true) {
+            let entry = &mut self.round.entries[index];
+            if !std::mem::replace(&mut entry.ready, true) {
+                if !entry.asked {
+                    self.pace.transferred(now.since(entry.announced));
+                }
                 self.accumulate(index);
             }
         }
@@ -302,9 +333,9 @@ impl Node {
         let contribution = &self.round.entries[index].signed.contribution;
         if let Some(payload) = contribution.payload.filter(|_| contribution.units.is_disjoint(&self.round.accumulated))
         {
-            self.round.accumulated = self.round.accumulated.union(&contribution.units);
-            let from = self.round.from;
-            self.emit(Effect::Accumulate { from, payload });
+            let units = contribution.units.clone();
+            self.round.accumulated = self.round.accumulated.union(&units);
+            self.emit(Effect::Accumulate { from: self.round.from, units, payload });
         }
     }
 
@@ -380,6 +411,7 @@ impl Node {
                 && at <= now
             {
                 entry.fetch_at = Some(again);
+                entry.asked = true;
                 late.push(Effect::FetchPayload { from: entry.signed.contribution.peer, payload });
             }
         }
