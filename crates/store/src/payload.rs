@@ -99,6 +99,20 @@ impl PayloadFormat {
         Payload { words }
     }
 
+    /// The payload of a sum that was formed elsewhere; copies it.
+    ///
+    /// # Errors
+    /// [`PayloadError::Length`] if it is not as long as the model.
+    pub fn encode(&self, sums: &[i64]) -> Result<Payload, PayloadError> {
+        if sums.len() != self.elements {
+            let found = (HEADER_WORDS + sums.len()) * 8;
+            return Err(PayloadError::Length { found, expected: self.bytes() });
+        }
+        let mut payload = self.zeros();
+        payload.sums_mut().copy_from_slice(sums);
+        Ok(payload)
+    }
+
     fn header(&self) -> [u8; 16] {
         let mut header = [0; 16];
         header[..4].copy_from_slice(&MAGIC);

@@ -79,16 +79,16 @@ pub enum SumsError {
     /// A gradient or sum cannot be added.
     #[error(transparent)]
     Sum(#[from] SumError),
-    /// A received payload has no gradient unit to its name, or another length.
-    #[error("a payload of {elements} elements for units {units:?} does not belong to the round")]
+    /// A payload is not as long as the model.
+    #[error("a payload has {found} elements, but the model has {expected}")]
     ForeignPayload {
         /// Elements of the payload.
-        elements: usize,
-        /// The units announced.
-        units: UnitSet,
+        found: usize,
+        /// Elements of the model.
+        expected: usize,
     },
     /// Payloads would take more memory than they may.
-    #[error("payloads of one round take more than {limit} bytes")]
+    #[error("payloads take more than {limit} bytes")]
     Memory {
         /// The limit, in bytes.
         limit: u64,
@@ -142,8 +142,8 @@ pub struct RoundSums {
 }
 
 impl RoundSums {
-    /// Sums for a run; `memory_limit` bounds the bytes of the payloads kept in one round, in units of
-    /// whole payloads. [`begin`](Self::begin) starts a round.
+    /// Sums for a run; payloads that would together take more than `memory_limit` bytes are refused.
+    /// [`begin`](Self::begin) starts a round.
     pub fn new(format: PayloadFormat, memory_limit: u64) -> Self {
         Self {
             format,
@@ -166,15 +166,15 @@ impl RoundSums {
         &self.format
     }
 
-    /// Ends the round under way and starts one with this plan: forgets all sums, removes the gradient
-    /// files and keeps the memory.
+    /// Ends the round under way and starts one with this plan: forgets own sums and the total, and
+    /// removes the gradient files. Payloads stay until they are dropped, since those of a peer that is
+    /// ahead belong to the new round.
     ///
     /// # Errors
     /// [`SumsError::File`] if a gradient file cannot be removed; the round is started all the same.
     pub fn begin(&mut self, plan: &RoundPlan) -> Result<(), SumsError> {
         self.gradient_units = plan.gradient_units;
         self.own_digests.clear();
-        self.payloads.clear();
         self.included.clear();
         self.included_units = UnitSet::new();
         if !self.own_units.is_empty() {
@@ -227,7 +227,7 @@ impl RoundSums {
     }
 
     /// The exact sum of those of `units` that are gradient units, with its digest; `None` if none is.
-    /// The payload stays available by its digest until the round ends. Costs a pass for the digest when
+    /// The payload stays available by its digest until it is dropped. Costs a pass for the digest when
     /// `units` are all that this peer has computed, and reads the gradient files again otherwise.
     ///
     /// # Errors
@@ -249,34 +249,51 @@ impl RoundSums {
         Ok(Some((digest, payload)))
     }
 
-    /// Takes in another peer's sum of `units`, already checked against its announced `digest`
-    /// ([`PayloadBuffer::finish`](crate::PayloadBuffer::finish)), and adds it to the total if none of
-    /// its units is in there yet.
+    /// Keeps another peer's sum, already checked against its announced `digest`
+    /// ([`PayloadBuffer::finish`](crate::PayloadBuffer::finish)), until it is dropped.
     ///
     /// # Errors
-    /// [`SumsError::ForeignPayload`], [`SumsError::Memory`] or [`SumsError::Sum`]; the payload is then
-    /// not kept.
-    pub fn add_payload(&mut self, units: &UnitSet, digest: Digest, payload: Payload) -> Result<(), SumsError> {
-        let units = self.gradient_part(units);
-        let elements = payload.sums().len();
-        if units.is_empty() || elements != self.format.elements() {
-            return Err(SumsError::ForeignPayload { elements, units });
+    /// [`SumsError::ForeignPayload`] or [`SumsError::Memory`]; the payload is then not kept.
+    pub fn hold(&mut self, digest: Digest, payload: Payload) -> Result<(), SumsError> {
+        let (found, expected) = (payload.sums().len(), self.format.elements());
+        if found != expected {
+            return Err(SumsError::ForeignPayload { found, expected });
         }
-        if !self.payloads.contains_key(&digest) {
-            let after = (self.payloads.len() as u64 + 1).saturating_mul(self.format.bytes() as u64);
-            if after > self.memory_limit {
-                let limit = self.memory_limit;
-                return Err(SumsError::Memory { limit });
-            }
+        if self.payloads.contains_key(&digest) {
+            return Ok(());
         }
-        if units.is_disjoint(&self.included_units) {
-            self.include((units, digest), payload.sums())?;
+        let after = (self.payloads.len() as u64 + 1).saturating_mul(self.format.bytes() as u64);
+        if after > self.memory_limit {
+            let limit = self.memory_limit;
+            return Err(SumsError::Memory { limit });
         }
-        self.payloads.entry(digest).or_insert_with(|| Arc::new(payload));
+        self.payloads.insert(digest, Arc::new(payload));
         Ok(())
     }
 
-    /// A payload of this round by digest, to be served to other peers.
+    /// Adds a payload that is held to the total, before it is known whether the cover will use it. Does
+    /// nothing if one of its units is in there already.
+    ///
+    /// # Errors
+    /// [`SumsError::MissingPayload`] or [`SumsError::Sum`]; the total is unchanged.
+    pub fn accumulate(&mut self, units: &UnitSet, digest: Digest) -> Result<(), SumsError> {
+        let units = self.gradient_part(units);
+        if units.is_empty() || !units.is_disjoint(&self.included_units) {
+            return Ok(());
+        }
+        let payload = self.payload(&digest).ok_or(SumsError::MissingPayload { digest })?;
+        self.include((units, digest), payload.sums())
+    }
+
+    /// Forgets payloads, own and received ones. Where they are being sent they stay readable.
+    pub fn drop_payloads(&mut self, digests: &[Digest]) {
+        for digest in digests {
+            self.payloads.remove(digest);
+        }
+        self.own_digests.retain(|_, digest| !digests.contains(digest));
+    }
+
+    /// A payload by digest, to be served to other peers.
     pub fn payload(&self, digest: &Digest) -> Option<Arc<Payload>> {
         self.payloads.get(digest).map(Arc::clone)
     }

@@ -1,0 +1,187 @@
+//! What the ledger records.
+
+use peerless_protocol::{Digest, PeerId, StateRef, Tally, UnitSet};
+
+/// Where a state came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateOrigin {
+    /// Made by the model's initialiser.
+    Initial,
+    /// The result of a round at this peer.
+    Applied,
+    /// Fetched from other peers.
+    Fetched,
+    /// Read from a checkpoint.
+    Restored,
+}
+
+impl StateOrigin {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Initial => "initial",
+            Self::Applied => "applied",
+            Self::Fetched => "fetched",
+            Self::Restored => "restored",
+        }
+    }
+}
+
+/// Where a round's time went, in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoundTimes {
+    /// Until this peer's last unit was computed.
+    pub compute_us: u64,
+    /// Adding gradients and payloads.
+    pub sum_us: u64,
+    /// Sending and receiving payloads.
+    pub transfer_us: u64,
+    /// Mean, clipping and optimizer.
+    pub update_us: u64,
+    /// Hashing and storing the new state.
+    pub digest_us: u64,
+    /// Waiting for other peers.
+    pub wait_us: u64,
+}
+
+/// One applied round.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoundRecord {
+    /// The round.
+    pub round: u64,
+    /// When it was applied, in microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// Digest of the state after it.
+    pub state_digest: Digest,
+    /// Training samples.
+    pub training_samples: u64,
+    /// Those predicted right.
+    pub training_correct: u64,
+    /// Mean loss over them; `None` without samples.
+    pub training_loss: Option<f64>,
+    /// Test samples, right ones and mean loss, if the round evaluated.
+    pub evaluation: Option<EvaluationRecord>,
+    /// Where the time went.
+    pub times: RoundTimes,
+    /// Units that this peer's functions computed, backups included.
+    pub units_computed: u32,
+    /// Those that other peers owned.
+    pub backup_units: u32,
+}
+
+/// One evaluation of the whole test set.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EvaluationRecord {
+    /// Test samples.
+    pub samples: u64,
+    /// Those predicted right.
+    pub correct: u64,
+    /// Mean loss per sample; `None` without samples.
+    pub loss: Option<f64>,
+}
+
+impl From<&Tally> for EvaluationRecord {
+    fn from(tally: &Tally) -> Self {
+        Self { samples: tally.samples, correct: tally.correct, loss: (tally.samples > 0).then(|| tally.mean_loss()) }
+    }
+}
+
+/// One announcement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContributionRecord {
+    /// The round.
+    pub round: u64,
+    /// When it was made or arrived, in microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// Who announced it.
+    pub peer: PeerId,
+    /// Its units.
+    pub units: UnitSet,
+    /// Samples behind them.
+    pub samples: u64,
+    /// Digest of the payload; `None` without gradient units.
+    pub digest: Option<Digest>,
+    /// Whether it was part of the cover that was applied.
+    pub accepted: bool,
+}
+
+/// One invocation of a function.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InvocationRecord {
+    /// Number of the invocation, unique within one life of the peer process.
+    pub id: u64,
+    /// The round, unless the invocation was for none.
+    pub round: Option<u64>,
+    /// The unit, unless the invocation was for none.
+    pub unit: Option<u32>,
+    /// Kind of work, such as `gradient`.
+    pub kind: String,
+    /// The platform that ran it, such as `process`.
+    pub platform: String,
+    /// Process id or name of the function.
+    pub function: String,
+    /// Whether the function had to be started for it.
+    pub cold: bool,
+    /// `ok`, or the class of failure.
+    pub outcome: String,
+    /// Counts from 1.
+    pub attempt: u32,
+    /// When the function was called, in microseconds since the Unix epoch.
+    pub started_at_us: u64,
+    /// Time from the call to the answer or failure.
+    pub duration_us: u64,
+    /// Time that the work waited for a function.
+    pub queue_us: u64,
+    /// Largest resident set of the function so far; 0 where unknown.
+    pub peak_memory_bytes: u64,
+    /// Bytes that the function read as its input tensors.
+    pub bytes_in: u64,
+    /// Bytes of its output.
+    pub bytes_out: u64,
+    /// What failed, for people.
+    pub error: Option<String>,
+}
+
+/// Something worth remembering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventRecord {
+    /// When, in microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// The round under way, if any.
+    pub round: Option<u64>,
+    /// What happened, such as `peer-suspected`.
+    pub kind: String,
+    /// Particulars, as a JSON document.
+    pub detail: String,
+}
+
+/// What is recorded together: all of it or, after a crash, nothing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Batch {
+    /// A state that this peer holds from now on.
+    pub state: Option<(StateRef, StateOrigin)>,
+    /// The round that was applied. A round that is applied again after a restart replaces its record.
+    pub round: Option<RoundRecord>,
+    /// Announcements.
+    pub contributions: Vec<ContributionRecord>,
+    /// Finished invocations.
+    pub invocations: Vec<InvocationRecord>,
+    /// Events.
+    pub events: Vec<EventRecord>,
+}
+
+/// Totals over all invocations.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InvocationTotals {
+    /// Invocations.
+    pub invocations: u64,
+    /// Those for which a function had to be started.
+    pub cold_starts: u64,
+    /// Those that failed.
+    pub failed: u64,
+    /// Those that were not the first attempt.
+    pub retried: u64,
+    /// Sum of their durations.
+    pub duration_us: u64,
+    /// Largest resident set of any function.
+    pub peak_memory_bytes: u64,
+}
