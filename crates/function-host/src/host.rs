@@ -1,0 +1,213 @@
+//! The work of one task.
+
+use std::any::Any;
+use std::env;
+use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use peerless_protocol::function::{FUNCTION_PROTOCOL, Failure, FailureKind, Output, Report, Task, TensorRef, Work};
+use peerless_protocol::{EpochOrder, RoundPlan, RunSpec, UnitKind, evaluation_samples, unit_seed};
+use peerless_training::datasets::{Dataset, dataset, default_dir};
+use peerless_training::{Model, Trainer, TrainingError};
+
+use crate::failure::{failure, training_failure};
+use crate::tensor_file;
+
+/// How a function works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folder that holds one folder per dataset.
+    pub data_dir: PathBuf,
+    /// Threads that compute. More functions use cores better than more threads: set one, unless
+    /// there are fewer units than cores.
+    pub threads: usize,
+}
+
+impl Default for Options {
+    /// The default data folder, and as many threads as `RAYON_NUM_THREADS` says, else one.
+    fn default() -> Self {
+        let threads = env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok());
+        Self { data_dir: default_dir(), threads: threads.filter(|&threads| threads > 0).unwrap_or(1) }
+    }
+}
+
+/// A function without a front door: takes tasks, gives reports.
+#[derive(Debug)]
+pub struct Host {
+    options: Options,
+    trainer: Option<Trainer>,
+    order: Option<WarmOrder>,
+}
+
+/// The order of an epoch and what it was made from.
+#[derive(Debug)]
+struct WarmOrder {
+    seed: u64,
+    samples: u32,
+    order: EpochOrder,
+}
+
+impl Host {
+    /// A cold function: everything is loaded when a task first needs it.
+    pub fn new(options: Options) -> Self {
+        Self { options, trainer: None, order: None }
+    }
+
+    /// Does a task. Never panics: a panic of the tensor library (its assertions, a failed
+    /// allocation of a size it can report) is a failure of class `Environment`, which is retried a
+    /// few times, and what was warm is dropped because it may be half changed. Letting the process
+    /// die would tell the peer less and cost a cold start.
+    pub fn handle(&mut self, task: &Task) -> Report {
+        let start = Instant::now();
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.outcome(task))).unwrap_or_else(|panic| {
+            self.trainer = None;
+            self.order = None;
+            Err(failure(FailureKind::Environment, format!("the computation panicked: {}", panic_message(&*panic))))
+        });
+        if let Err(failure) = &outcome {
+            tracing::warn!(invocation = task.invocation, kind = ?failure.kind, message = failure.message, "task failed");
+        }
+        report(task.invocation, outcome, start)
+    }
+
+    fn outcome(&mut self, task: &Task) -> Result<Output, Failure> {
+        if task.version != FUNCTION_PROTOCOL {
+            return Err(unsupported_version(task.version));
+        }
+        match &task.work {
+            Work::Ping => Ok(Output::Pong),
+            Work::Initialise { output } => initialise(&task.spec, output),
+            Work::Unit { round, unit, unit_kind, parameters, output } => {
+                check(&task.spec, *round, *unit, *unit_kind)?;
+                match unit_kind {
+                    UnitKind::Gradient => self.gradient(&task.spec, *round, *unit, parameters, output),
+                    UnitKind::Evaluation => self.evaluation(&task.spec, *round, *unit, parameters),
+                }
+            }
+        }
+    }
+
+    fn gradient(
+        &mut self,
+        spec: &RunSpec,
+        round: u64,
+        unit: u32,
+        parameters: &TensorRef,
+        output: &Path,
+    ) -> Result<Output, Failure> {
+        let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, spec)?;
+        let values = tensor_file::read(parameters, trainer.model().layout().elements())?;
+        let samples = warm_order(&mut self.order, spec, round).samples(spec, round, unit);
+        let result = trainer.gradient(&values, samples, unit_seed(spec, round, unit));
+        let result = result.map_err(|error| training_failure(&error))?;
+        let digest = tensor_file::write(output, &result.gradient)?;
+        Ok(Output::Unit { tally: result.tally, digest: Some(digest) })
+    }
+
+    fn evaluation(&mut self, spec: &RunSpec, round: u64, unit: u32, parameters: &TensorRef) -> Result<Output, Failure> {
+        let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, spec)?;
+        let values = tensor_file::read(parameters, trainer.model().layout().elements())?;
+        let index = unit - RoundPlan::new(spec, round).gradient_units;
+        let tally = trainer.evaluate(&values, evaluation_samples(spec, index));
+        Ok(Output::Unit { tally: tally.map_err(|error| training_failure(&error))?, digest: None })
+    }
+}
+
+/// A report, with the time since `start`.
+pub(crate) fn report(invocation: u64, outcome: Result<Output, Failure>, start: Instant) -> Report {
+    let duration_us = start.elapsed().as_micros() as u64;
+    Report { invocation, outcome, duration_us, peak_memory_bytes: peak_memory() }
+}
+
+pub(crate) fn unsupported_version(found: u16) -> Failure {
+    let what = format!("task of function protocol {found}, this function speaks {FUNCTION_PROTOCOL}");
+    failure(FailureKind::Unsupported, what)
+}
+
+fn initialise(spec: &RunSpec, output: &Path) -> Result<Output, Failure> {
+    let build = || {
+        let mut model = Model::named(&spec.model)?;
+        let fingerprint = model.fingerprint()?;
+        let values = model.initial_values(spec.seed)?;
+        Ok((model.layout().clone(), values, fingerprint))
+    };
+    let (layout, values, fingerprint) = build().map_err(|error: TrainingError| training_failure(&error))?;
+    let digest = tensor_file::write(output, &values)?;
+    Ok(Output::Initialised { layout, digest, fingerprint })
+}
+
+/// Whether the round has the unit, in a spec that can be computed with.
+fn check(spec: &RunSpec, round: u64, unit: u32, unit_kind: UnitKind) -> Result<(), Failure> {
+    spec.validate().map_err(|error| failure(FailureKind::Unsupported, error))?;
+    let plan = RoundPlan::new(spec, round);
+    if unit < plan.total() && plan.kind(unit) == unit_kind {
+        return Ok(());
+    }
+    Err(failure(FailureKind::Unsupported, format!("round {round} has no {unit_kind:?} unit {unit}")))
+}
+
+fn warm_trainer<'a>(
+    warm: &'a mut Option<Trainer>,
+    data_dir: &Path,
+    spec: &RunSpec,
+) -> Result<&'a mut Trainer, Failure> {
+    let fits = |trainer: &Trainer| {
+        trainer.model().info().name == spec.model && trainer.dataset().info().name == spec.dataset.name
+    };
+    let trainer = match warm.take().filter(fits) {
+        Some(trainer) => trainer,
+        None => cold_trainer(data_dir, spec).map_err(|error| training_failure(&error))?,
+    };
+    let trainer = warm.insert(trainer);
+    check_dataset(spec, trainer)?;
+    Ok(trainer)
+}
+
+fn cold_trainer(data_dir: &Path, spec: &RunSpec) -> Result<Trainer, TrainingError> {
+    let model = Model::named(&spec.model)?;
+    // An unknown dataset is reported as such even where there is no data at all.
+    let name = dataset(&spec.dataset.name)?.name;
+    Trainer::new(model, Dataset::open(name, data_dir)?)
+}
+
+/// Whether the run was made for the dataset that this program knows under the name.
+fn check_dataset(spec: &RunSpec, trainer: &Trainer) -> Result<(), Failure> {
+    let known = trainer.dataset().info().spec();
+    if spec.dataset == known {
+        return Ok(());
+    }
+    let (asked, name) = (&spec.dataset, &known.name);
+    let what = format!(
+        "the run is for {name} with digest {} and {} + {} samples, this function knows it with digest {} and {} + {}",
+        asked.digest, asked.train_samples, asked.test_samples, known.digest, known.train_samples, known.test_samples,
+    );
+    Err(failure(FailureKind::Unsupported, what))
+}
+
+fn warm_order<'a>(warm: &'a mut Option<WarmOrder>, spec: &RunSpec, round: u64) -> &'a EpochOrder {
+    let epoch = EpochOrder::epoch_of(spec, round);
+    let fits = |warm: &WarmOrder| {
+        (warm.seed, warm.samples, warm.order.epoch()) == (spec.seed, spec.dataset.train_samples, epoch)
+    };
+    let order = warm.take().filter(fits).unwrap_or_else(|| WarmOrder {
+        seed: spec.seed,
+        samples: spec.dataset.train_samples,
+        order: EpochOrder::new(spec, epoch),
+    });
+    &warm.insert(order).order
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+/// Largest resident set so far, in bytes; 0 where the system does not tell.
+fn peak_memory() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}

@@ -1,0 +1,16 @@
+//! The function: stateless code that computes one unit per invocation, and its front doors.
+//!
+//! [`Host`] does the work of a task and keeps what makes the next one quick: the model, the opened
+//! dataset and the order of the epoch. None of that is state. Whatever is kept is derived from
+//! the task alone, so any function can be killed at any moment and any other one gives the same bits.
+//!
+//! [`run_stdio`] is the front door for the local pool: tasks come in on stdin and reports go out on
+//! stdout, one JSON document a line. Nothing else is written to stdout; logs go through `tracing`.
+
+mod failure;
+mod host;
+mod stdio;
+mod tensor_file;
+
+pub use host::{Host, Options};
+pub use stdio::{MAX_LINE_BYTES, ServeError, run_stdio, serve};
