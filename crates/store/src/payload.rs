@@ -144,13 +144,7 @@ impl PayloadBuffer {
     pub fn finish(self, format: &PayloadFormat, digest: Digest) -> Result<Payload, PayloadError> {
         let payload = Payload { words: self.words };
         payload.check_header(format)?;
-        let found = payload.digest();
-        if found == digest {
-            Ok(payload)
-        } else {
-            let expected = digest;
-            Err(PayloadError::Digest { found, expected })
-        }
+        payload.verified(digest)
     }
 }
 
@@ -167,12 +161,28 @@ impl Payload {
     /// # Errors
     /// [`PayloadError`] if they are not a payload of the run or not the one that was announced.
     pub fn decode(bytes: &[u8], format: &PayloadFormat, digest: Digest) -> Result<Self, PayloadError> {
+        Self::decode_verified(bytes, format)?.verified(digest)
+    }
+
+    /// Copies bytes whose digest the caller has checked already; hashing them again would cost as much
+    /// as adding them.
+    ///
+    /// # Errors
+    /// [`PayloadError`] if they are not a payload of the run.
+    pub fn decode_verified(bytes: &[u8], format: &PayloadFormat) -> Result<Self, PayloadError> {
         if bytes.len() != format.bytes() {
             return Err(PayloadError::Length { found: bytes.len(), expected: format.bytes() });
         }
         let mut buffer = format.buffer();
         buffer.bytes_mut().copy_from_slice(bytes);
-        buffer.finish(format, digest)
+        let payload = Self { words: buffer.words };
+        payload.check_header(format)?;
+        Ok(payload)
+    }
+
+    fn verified(self, expected: Digest) -> Result<Self, PayloadError> {
+        let found = self.digest();
+        if found == expected { Ok(self) } else { Err(PayloadError::Digest { found, expected }) }
     }
 
     /// The payload's bytes.

@@ -139,6 +139,9 @@ fn payloads_of_another_grid_model_or_content_are_refused() {
     assert!(matches!(decode(&other_grid, payload.digest()), Err(PayloadError::Header { .. })));
     assert!(matches!(decode(&other_model, payload.digest()), Err(PayloadError::Length { .. })));
     assert!(matches!(decode(&format(), Digest::of(b"")), Err(PayloadError::Digest { .. })));
+    assert!(matches!(Payload::decode_verified(payload.as_bytes(), &other_grid), Err(PayloadError::Header { .. })));
+    assert!(matches!(Payload::decode_verified(payload.as_bytes(), &other_model), Err(PayloadError::Length { .. })));
+    assert_eq!(Payload::decode_verified(payload.as_bytes(), &format()), Ok(payload.clone()));
     let buffer = other_model.buffer();
     assert!(matches!(buffer.finish(&format(), payload.digest()), Err(PayloadError::Length { .. })));
 }
