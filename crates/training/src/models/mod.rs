@@ -52,7 +52,7 @@ impl std::fmt::Debug for Model {
     }
 }
 
-/// What [`Model::gradient`] asks of the loss: logits in, gradient of the loss at the logits out.
+/// What `Model::gradient` asks of the loss: logits in, gradient of the loss at the logits out.
 type LossGradient<'a> = dyn FnMut(&[f32]) -> Result<Vec<f32>, TrainingError> + 'a;
 
 impl Model {
@@ -116,12 +116,22 @@ impl Model {
         Ok(Digest::of(&bytes))
     }
 
+    /// Takes the flat vector `values` for the calls of [`logits`](Self::logits) that follow.
+    pub(crate) fn load(&mut self, values: &[f32]) -> Result<(), TrainingError> {
+        let expected = self.layout().elements() as usize;
+        if values.len() != expected {
+            let model = self.info.name.to_owned();
+            return Err(TrainingError::Length { model, expected, actual: values.len() });
+        }
+        self.network.load(&self.map, values);
+        Ok(())
+    }
+
     /// The logits of `images` (whole samples one after the other), without dropout and with the
     /// buffers' statistics.
-    pub(crate) fn logits(&mut self, values: &[f32], images: Vec<f32>) -> Result<Vec<f32>, TrainingError> {
-        self.check_length(values)?;
+    pub(crate) fn logits(&mut self, images: Vec<f32>) -> Result<Vec<f32>, TrainingError> {
         let images = self.batch(images)?;
-        self.network.logits(&self.map, values, images)
+        self.network.logits(images)
     }
 
     /// The gradient at `values` of the loss whose gradient at the logits is `loss`, as a flat vector
@@ -133,9 +143,9 @@ impl Model {
         seed: u64,
         loss: &mut LossGradient<'_>,
     ) -> Result<Vec<f32>, TrainingError> {
-        self.check_length(values)?;
+        self.load(values)?;
         let images = self.batch(images)?;
-        let gradient = self.network.gradient(&self.map, values, images, seed, loss)?;
+        let gradient = self.network.gradient(&self.map, images, seed, loss)?;
         match gradient.iter().position(|element| !element.is_finite()) {
             None => Ok(gradient),
             Some(index) => Err(self.not_finite(index, gradient[index])),
@@ -152,14 +162,6 @@ impl Model {
         }
     }
 
-    fn check_length(&self, values: &[f32]) -> Result<(), TrainingError> {
-        let expected = self.layout().elements() as usize;
-        if values.len() == expected {
-            return Ok(());
-        }
-        Err(TrainingError::Length { model: self.info.name.to_owned(), expected, actual: values.len() })
-    }
-
     fn not_finite(&self, index: usize, value: f32) -> TrainingError {
         let holds = |offset: u64| offset <= index as u64;
         let entry = self.layout().entries.iter().rfind(|entry| holds(entry.offset));
@@ -173,12 +175,13 @@ impl Model {
 
 /// A [`Network`] of some type.
 trait FlatNetwork: Send {
-    fn logits(&mut self, map: &FlatMap, values: &[f32], images: TensorData) -> Result<Vec<f32>, TrainingError>;
+    fn load(&mut self, map: &FlatMap, values: &[f32]);
+
+    fn logits(&self, images: TensorData) -> Result<Vec<f32>, TrainingError>;
 
     fn gradient(
-        &mut self,
+        &self,
         map: &FlatMap,
-        values: &[f32],
         images: TensorData,
         seed: u64,
         loss: &mut LossGradient<'_>,
@@ -190,28 +193,23 @@ struct Loaded<N> {
     device: Device,
 }
 
-impl<N: Network> Loaded<N> {
+impl<N: Network> FlatNetwork for Loaded<N> {
     fn load(&mut self, map: &FlatMap, values: &[f32]) {
         self.network = map.load(self.network.clone(), values, &self.device);
     }
-}
 
-impl<N: Network> FlatNetwork for Loaded<N> {
-    fn logits(&mut self, map: &FlatMap, values: &[f32], images: TensorData) -> Result<Vec<f32>, TrainingError> {
-        self.load(map, values);
+    fn logits(&self, images: TensorData) -> Result<Vec<f32>, TrainingError> {
         let images = Tensor::from_data(images, &self.device.clone().without_autodiff());
         read(self.network.valid().forward(images))
     }
 
     fn gradient(
-        &mut self,
+        &self,
         map: &FlatMap,
-        values: &[f32],
         images: TensorData,
         seed: u64,
         loss: &mut LossGradient<'_>,
     ) -> Result<Vec<f32>, TrainingError> {
-        self.load(map, values);
         // Dropout draws from the device's generator.
         self.device.seed(seed);
         let logits = self.network.forward(Tensor::from_data(images, &self.device));
@@ -260,7 +258,7 @@ mod tests {
     #[test]
     fn a_vector_of_another_length_is_refused() {
         let mut model = Model::named("lenet5").unwrap();
-        let error = model.logits(&[0.0; 3], vec![0.0; 784]).unwrap_err();
+        let error = model.load(&[0.0; 3]).unwrap_err();
         assert_eq!(error.to_string(), "model lenet5 has 61706 elements, but the parameters have 3");
     }
 }
