@@ -149,6 +149,11 @@ impl Identity {
         self.0.sign(message).to_bytes()
     }
 
+    /// The key itself, for the protocol to sign contributions with.
+    pub(crate) fn signing_key(&self) -> &SigningKey {
+        &self.0
+    }
+
     /// The key as PKCS#8, for the TLS library.
     pub(crate) fn to_pkcs8(&self) -> Vec<u8> {
         [&PKCS8_PREFIX[..], self.0.as_bytes()].concat()

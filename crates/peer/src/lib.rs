@@ -1,5 +1,17 @@
-//! peer
+//! A peer of a run: identity, transport, and the event loop that executes the protocol on a real
+//! machine.
 
+mod engine;
 pub mod identity;
+mod join;
+mod options;
+pub mod run_directory;
+pub mod status;
 pub mod ticket;
 pub mod transport;
+
+pub use engine::run_peer;
+pub use join::fetch_spec;
+pub use options::{JoinFailure, PeerError, PeerOptions, PeerSummary};
+pub use run_directory::{RunDirectory, RunDirectoryError};
+pub use status::{PeerStatus, Phase};

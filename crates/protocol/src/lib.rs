@@ -23,6 +23,8 @@ pub use cover::{disjoint_choice, exact_cover};
 pub use ids::{Digest, ParseIdError, PeerId, RunId};
 pub use message::{Heartbeat, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, MessageError, WIRE_VERSION};
 pub use node::{Config, Effect, Event, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason};
+/// Configuration of a run that the aggregation defines, as it is part of the spec.
+pub use peerless_aggregation::{ConfigError, EarlyStopping, LearningRate, Optimizer, Schedule};
 pub use spec::{DatasetSpec, EvaluationSpec, MAX_SPEC_BYTES, MAX_UNITS, RunSpec, SPEC_VERSION, SpecError};
 pub use state::{Evaluation, FinishReason, Layout, LayoutEntry, Role, StateHeader, StateRef, Tally};
 pub use time::Time;

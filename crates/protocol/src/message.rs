@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::contribution::SignedContribution;
 use crate::ids::PeerId;
+use crate::spec::MAX_SPEC_BYTES;
 use crate::state::StateRef;
 use crate::units::UnitSet;
 
@@ -78,6 +79,10 @@ pub enum Message {
     Members(Vec<Member>),
     /// The sender leaves on purpose.
     Leaving,
+    /// A joiner asks for the run's spec; all it knows is the run's id.
+    SpecWanted,
+    /// The encoded spec, whose digest is the run's id.
+    Spec(Vec<u8>),
 }
 
 /// Bytes that are no message.
@@ -129,9 +134,76 @@ fn check_bounds(message: &Message) -> Result<(), MessageError> {
         Message::Members(members) if members.iter().any(|member| member.addresses.len() > MAX_ADDRESSES) => {
             Err(MessageError::TooMany("addresses"))
         }
+        Message::Spec(bytes) if bytes.len() > MAX_SPEC_BYTES => Err(MessageError::TooMany("bytes of spec")),
         Message::UnitFailed { cause, .. } if cause.len() > MAX_CAUSE_BYTES => {
             Err(MessageError::TooMany("bytes of cause"))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::Digest;
+
+    fn heartbeat() -> Message {
+        let state = StateRef { round: 7, digest: Digest([3; 32]) };
+        Message::Heartbeat(Heartbeat { state, state_bytes: 1 << 20, capacity: 2, finished: false })
+    }
+
+    #[test]
+    fn a_message_survives_encoding() {
+        let from = StateRef { round: 1, digest: Digest([9; 32]) };
+        let wanted = Message::UnitsWanted { from, units: [1, 64, 900].into_iter().collect() };
+        for message in [heartbeat(), wanted, Message::Leaving, Message::Spec(vec![1, 2, 3])] {
+            assert_eq!(Message::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn a_message_of_another_version_is_named_as_such() {
+        let mut bytes = heartbeat().encode();
+        bytes[0] = WIRE_VERSION + 1;
+        assert_eq!(Message::decode(&bytes), Err(MessageError::Version(WIRE_VERSION + 1)));
+    }
+
+    #[test]
+    fn oversized_messages_and_lists_are_refused() {
+        assert!(matches!(Message::decode(&vec![1; MAX_MESSAGE_BYTES + 1]), Err(MessageError::TooLarge(_))));
+        let member = Member { peer: PeerId([0; 32]), addresses: Vec::new() };
+        let many = Message::Members(vec![member; MAX_MEMBERS + 1]);
+        assert_eq!(Message::decode(&many.encode()), Err(MessageError::TooMany("members")));
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        let mut bytes = heartbeat().encode();
+        bytes.push(0);
+        assert!(matches!(Message::decode(&bytes), Err(MessageError::Malformed(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let _ = Message::decode(&bytes);
+            if let Some(version) = bytes.first_mut() {
+                *version = WIRE_VERSION;
+                let _ = Message::decode(&bytes);
+            }
+            let _ = crate::RunSpec::decode(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_message_is_another_message_or_an_error(at in 0..40_usize, with: u8) {
+            let mut bytes = heartbeat().encode();
+            let at = at % bytes.len();
+            bytes[at] = with;
+            if let Ok(message) = Message::decode(&bytes) {
+                prop_assert_eq!(Message::decode(&message.encode()), Ok(message));
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use thiserror::Error;
 
 use crate::error::{AtPath, FileError};
 use crate::files;
-use crate::payload::{Payload, PayloadFormat};
+use crate::payload::{Payload, PayloadError, PayloadFormat};
 
 /// Elements that are read and hashed together: 256 KiB, so that the bytes are still in the cache.
 const READ_ELEMENTS: usize = 64 << 10;
@@ -27,6 +27,9 @@ const READ_ELEMENTS: usize = 64 << 10;
 /// A sum that cannot be formed. Sums formed before are unchanged.
 #[derive(Debug, Error)]
 pub enum SumsError {
+    /// Bytes received are not a payload of the run.
+    #[error(transparent)]
+    Payload(#[from] PayloadError),
     /// A gradient file could not be opened or read.
     #[error(transparent)]
     File(#[from] FileError),

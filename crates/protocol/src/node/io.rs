@@ -196,6 +196,14 @@ pub enum StopReason {
         /// The cause as the last peer reported it.
         cause: String,
     },
+    /// The losses of a round are too large for their exact sum.
+    #[error(
+        "the losses of round {round} are too large to be summed: the model has diverged; use a smaller learning rate"
+    )]
+    LossOverflow {
+        /// The round.
+        round: u64,
+    },
 }
 
 /// Something worth remembering.

@@ -185,6 +185,8 @@ impl Node {
             Message::UnitFailed { from: state, unit, cause } => self.unit_failed(now, from, state, unit, cause),
             Message::Members(members) => self.members_received(members),
             Message::Leaving => self.lost(now, from),
+            Message::SpecWanted => self.send(from, Message::Spec(self.config.spec.encode())),
+            Message::Spec(_) => {}
         }
     }
 

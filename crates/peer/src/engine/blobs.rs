@@ -1,0 +1,95 @@
+//! What other peers can fetch from this one: recent states and the round's own sums.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use peerless_protocol::Digest;
+use peerless_store::{Payload, StateFile};
+
+use crate::transport::{BlobError, BlobSource};
+
+/// Shared between the store's thread, which fills it, and the transport, which reads it.
+#[derive(Debug, Default)]
+pub(super) struct Blobs(Mutex<Contents>);
+
+#[derive(Debug, Default)]
+struct Contents {
+    states: HashMap<Digest, StateFile>,
+    payloads: HashMap<Digest, Arc<Payload>>,
+}
+
+enum Blob {
+    State(StateFile),
+    Payload(Arc<Payload>),
+}
+
+impl Blobs {
+    /// The states that can be fetched from now on.
+    pub fn set_states(&self, states: HashMap<Digest, StateFile>) {
+        self.lock().states = states;
+    }
+
+    pub fn add_payload(&self, digest: Digest, payload: Arc<Payload>) {
+        self.lock().payloads.insert(digest, payload);
+    }
+
+    pub fn clear_payloads(&self) {
+        self.lock().payloads.clear();
+    }
+
+    /// A payload's bytes to be pushed.
+    pub fn payload(&self, digest: &Digest) -> Option<Bytes> {
+        let payload = self.lock().payloads.get(digest).cloned()?;
+        Some(Bytes::from_owner(PayloadBytes(payload)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        // Every holder leaves the maps consistent, even one that panicked.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lends a payload's memory to the transport without a copy.
+struct PayloadBytes(Arc<Payload>);
+
+impl AsRef<[u8]> for PayloadBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl BlobSource for Blobs {
+    fn read(&self, digest: &Digest, range: Range<u64>, total: u64) -> Result<Bytes, BlobError> {
+        let contents = self.lock();
+        let state = contents.states.get(digest).cloned().map(Blob::State);
+        let payload = || contents.payloads.get(digest).cloned().map(Blob::Payload);
+        let blob = state.or_else(payload).ok_or(BlobError::Unknown)?;
+        drop(contents);
+        let length = match &blob {
+            Blob::State(file) => file.size(),
+            Blob::Payload(payload) => payload.as_bytes().len() as u64,
+        };
+        if length != total {
+            return Err(BlobError::OtherLength { total: length });
+        }
+        let unreadable = |reason: String| BlobError::Read(reason);
+        let size = |value: u64| usize::try_from(value).map_err(|error| unreadable(error.to_string()));
+        let (start, end) = (size(range.start)?, size(range.end)?);
+        match blob {
+            Blob::State(file) => {
+                let mut buffer = vec![0; end.saturating_sub(start)];
+                file.read_exact_at(range.start, &mut buffer).map_err(|error| unreadable(error.to_string()))?;
+                Ok(buffer.into())
+            }
+            Blob::Payload(payload) => {
+                let bytes = Bytes::from_owner(PayloadBytes(payload));
+                if start > end || end > bytes.len() {
+                    return Err(unreadable(format!("{start}..{end} is outside of it")));
+                }
+                Ok(bytes.slice(start..end))
+            }
+        }
+    }
+}

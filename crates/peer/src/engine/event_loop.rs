@@ -1,0 +1,534 @@
+//! Executes the protocol: feeds it what happens and does what it says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use peerless_protocol::{
+    Digest, Effect, Event, Input, Member, Message, Node, PayloadRef, PeerId, RoundPlan, SignedContribution, StateMeta,
+    StateRef, UnitKind, UnitSet,
+};
+use peerless_store::{Batch, EventRecord, RoundRecord, StateOrigin, StoredState};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinHandle};
+
+use super::blobs::Blobs;
+use super::clock::{Clock, RoundClock, unix_us};
+use super::discovery::Discovery;
+use super::functions::Functions;
+use super::journal::{Journal, contribution_records, event_record, invocation_record};
+use super::reporter::Reporter;
+use super::storage::{Applied, Storage};
+use crate::options::PeerError;
+use crate::run_directory::RunDirectory;
+use crate::status::{EvaluationStatus, FunctionStatus, Phase};
+use crate::transport::download::fetch_blob;
+use crate::transport::tls::TlsTransport;
+use crate::transport::{self, Transport};
+
+/// How often the run directory is searched for peers. They are dialled again by the transport on its
+/// own; this only finds new ones.
+const DISCOVERY_EVERY: Duration = Duration::from_millis(250);
+
+/// Shortest time between two writes of the status.
+const STATUS_EVERY: Duration = Duration::from_millis(20);
+
+/// What a task of the event loop came to.
+pub(super) enum Done {
+    Input(Input),
+    Summed { from: StateRef, units: UnitSet, payload: PayloadRef, took: Duration },
+    Applied { applied: Box<Applied>, cover: Vec<SignedContribution> },
+    Fetched { meta: StateMeta, stored: StoredState },
+    Failed(PeerError),
+}
+
+/// What the event loop works with.
+pub(super) struct Parts {
+    pub node: Node,
+    pub clock: Clock,
+    pub transport: Arc<TlsTransport>,
+    pub storage: Storage,
+    pub functions: Arc<Functions>,
+    pub blobs: Arc<Blobs>,
+    pub journal: Journal,
+    pub reporter: Reporter,
+    pub run: RunDirectory,
+    pub stored: StoredState,
+    pub checkpoint_every: Duration,
+}
+
+pub(super) struct EventLoop {
+    parts: Parts,
+    done: mpsc::UnboundedSender<Done>,
+    finished_tasks: mpsc::UnboundedReceiver<Done>,
+    /// Units being computed for the round under way.
+    computing: Vec<AbortHandle>,
+    round: RoundClock,
+    events: Vec<EventRecord>,
+    fetched: Option<StoredState>,
+    checkpointing: Option<JoinHandle<Result<(), PeerError>>>,
+    checkpointed: Instant,
+    status_written: Instant,
+    over: Option<Result<(), PeerError>>,
+}
+
+impl EventLoop {
+    pub fn new(parts: Parts) -> Self {
+        // Unbounded, but every message in it answers one effect of the protocol, whose number per
+        // round is bounded by units and peers.
+        let (done, finished_tasks) = mpsc::unbounded_channel();
+        Self {
+            parts,
+            done,
+            finished_tasks,
+            computing: Vec::new(),
+            round: RoundClock::start(),
+            events: Vec::new(),
+            fetched: None,
+            checkpointing: None,
+            checkpointed: Instant::now(),
+            status_written: Instant::now(),
+            over: None,
+        }
+    }
+
+    /// Runs until the protocol says that nothing is left to do, or something fails.
+    pub async fn run(
+        &mut self,
+        mut events: transport::Events,
+        leave: impl Future<Output = ()> + Send,
+    ) -> Result<(), PeerError> {
+        tokio::pin!(leave);
+        let mut left = false;
+        let mut discovery = Discovery::default();
+        let mut look = tokio::time::interval(DISCOVERY_EVERY);
+        self.feed(Input::Tick).await?;
+        while self.over.is_none() {
+            let now = self.parts.clock.now();
+            let wake = self.parts.node.deadline().unwrap_or(now);
+            tokio::select! {
+                Some(done) = self.finished_tasks.recv() => self.task_finished(done).await?,
+                Some(event) = events.recv() => self.transport_event(event).await?,
+                () = tokio::time::sleep_until(self.parts.clock.instant(wake).into()) => self.feed(Input::Tick).await?,
+                () = &mut leave, if !left => {
+                    left = true;
+                    tracing::info!("asked to leave");
+                    self.feed(Input::Leave).await?;
+                }
+                _ = look.tick() => self.dial_found(&mut discovery),
+            }
+        }
+        self.over.take().unwrap_or(Ok(()))
+    }
+
+    /// Ends what is under way and returns the parts for the clean-up.
+    pub async fn close(mut self) -> Parts {
+        self.computing.drain(..).for_each(|task| task.abort());
+        if let Some(task) = self.checkpointing.take()
+            && let Ok(Err(error)) = task.await
+        {
+            tracing::warn!(%error, "the last periodic checkpoint failed");
+        }
+        self.parts
+    }
+
+    fn dial_found(&self, discovery: &mut Discovery) {
+        for (peer, addresses) in discovery.look(&self.parts.run, self.parts.node.id()) {
+            self.parts.transport.dial(peer, addresses);
+        }
+    }
+
+    async fn feed(&mut self, input: Input) -> Result<(), PeerError> {
+        let now = self.parts.clock.now();
+        for effect in self.parts.node.handle(now, input) {
+            self.perform(effect).await?;
+        }
+        Ok(())
+    }
+
+    async fn task_finished(&mut self, done: Done) -> Result<(), PeerError> {
+        match done {
+            Done::Input(input) => {
+                if matches!(input, Input::UnitComputed { .. }) {
+                    self.round.unit_computed();
+                }
+                self.feed(input).await
+            }
+            Done::Summed { from, units, payload, took } => {
+                self.round.summed(took);
+                self.feed(Input::Summed { from, units, payload }).await
+            }
+            Done::Applied { applied, cover } => self.applied(*applied, &cover).await,
+            Done::Fetched { meta, stored } => {
+                self.fetched = Some(stored);
+                self.feed(Input::StateFetched(meta)).await
+            }
+            Done::Failed(error) => Err(error),
+        }
+    }
+
+    async fn transport_event(&mut self, event: transport::Event) -> Result<(), PeerError> {
+        match event {
+            transport::Event::Connected { peer, addresses } => {
+                self.feed(Input::Connected(Member { peer, addresses })).await
+            }
+            transport::Event::Disconnected { peer, reason } => {
+                tracing::info!(peer = %peer.short(), %reason, "disconnected");
+                self.feed(Input::Disconnected(peer)).await
+            }
+            transport::Event::Message { from, bytes } => match Message::decode(&bytes) {
+                Ok(message) => {
+                    if let Message::Contribution(signed) = &message
+                        && let Some(payload) = signed.contribution.payload
+                    {
+                        self.round.payload_announced(payload.digest);
+                    }
+                    self.feed(Input::Message { from, message }).await
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.perform(Effect::Record(Event::Refused { from, reason })).await
+                }
+            },
+            transport::Event::Payload { from, digest, bytes } => {
+                self.round.payload_arrived(&digest);
+                self.take_payload(from, digest, bytes);
+                Ok(())
+            }
+            transport::Event::Rejected { peer, address, reason } => {
+                let peer = peer.map(|peer| peer.short()).unwrap_or_default();
+                tracing::warn!(%peer, %address, %reason, "a connection was turned away");
+                Ok(())
+            }
+        }
+    }
+
+    async fn perform(&mut self, effect: Effect) -> Result<(), PeerError> {
+        match effect {
+            Effect::Send { to, message } => {
+                if let Err(error) = self.parts.transport.send(to, Bytes::from(message.encode())) {
+                    tracing::debug!(to = %to.short(), %error, "a message was not sent");
+                }
+            }
+            Effect::Connect(member) => self.parts.transport.dial(member.peer, member.addresses),
+            Effect::PushPayload { to, payload } => self.push(to, payload),
+            Effect::FetchPayload { from, payload } => self.fetch_payload(from, payload),
+            Effect::BeginRound { from } => self.begin_round(from),
+            Effect::Compute { from, unit, kind } => self.compute(from, unit, kind),
+            Effect::Sum { from, units } => self.sum(from, units),
+            Effect::Accumulate { from, units, payload } => self.accumulate(from, units, payload.digest),
+            Effect::Apply { from, cover } => self.apply(from, cover),
+            Effect::FetchState { state, bytes, donors } => self.fetch_state(state, bytes, donors),
+            Effect::DropPayloads(digests) => self.parts.storage.post(move |worker| worker.drop_payloads(&digests)),
+            Effect::Record(event) => self.record(&event),
+            Effect::Finished(meta) => self.finished(meta).await?,
+            Effect::Exit => self.over = Some(Ok(())),
+            Effect::Stop(reason) => self.over = Some(Err(reason.into())),
+        }
+        Ok(())
+    }
+
+    /// Runs a task and feeds its result to the protocol.
+    fn spawn(&self, task: impl Future<Output = Result<Option<Done>, PeerError>> + Send + 'static) -> AbortHandle {
+        let done = self.done.clone();
+        let run = async move {
+            let result = match task.await {
+                Ok(None) => return,
+                Ok(Some(result)) => result,
+                Err(error) => Done::Failed(error),
+            };
+            // The loop is gone only when the process ends.
+            let _ = done.send(result);
+        };
+        tokio::spawn(run).abort_handle()
+    }
+
+    fn take_payload(&self, from: PeerId, digest: Digest, bytes: Bytes) {
+        let storage = self.parts.storage.clone();
+        self.spawn(async move {
+            match storage.run(move |worker| worker.receive(digest, &bytes)).await? {
+                Ok(()) => Ok(Some(Done::Input(Input::PayloadHeld(digest)))),
+                Err(error) => {
+                    tracing::warn!(from = %from.short(), %error, "a payload is not used");
+                    Ok(None)
+                }
+            }
+        });
+    }
+
+    fn push(&self, to: PeerId, payload: PayloadRef) {
+        let Some(bytes) = self.parts.blobs.payload(&payload.digest) else { return };
+        if let Err(error) = self.parts.transport.push(to, payload.digest, bytes) {
+            tracing::debug!(to = %to.short(), %error, "a payload was not pushed");
+        }
+    }
+
+    fn fetch_payload(&self, from: PeerId, payload: PayloadRef) {
+        let transport = Arc::clone(&self.parts.transport);
+        let storage = self.parts.storage.clone();
+        self.spawn(async move {
+            let fetched = fetch_blob(&transport, payload.digest, payload.bytes, &[from]).await;
+            let Ok(downloaded) = fetched else { return Ok(None) };
+            let received = storage.run(move |worker| worker.receive(payload.digest, &downloaded.bytes)).await?;
+            Ok(received.is_ok().then_some(Done::Input(Input::PayloadHeld(payload.digest))))
+        });
+    }
+
+    fn begin_round(&mut self, from: StateRef) {
+        self.computing.drain(..).for_each(|task| task.abort());
+        self.adopt(from);
+        self.round = RoundClock::start();
+        self.parts.reporter.update(|status| {
+            status.training_since_unix_us.get_or_insert_with(unix_us);
+        });
+        let storage = self.parts.storage.clone();
+        self.spawn(async move {
+            storage.run(move |worker| worker.begin_round(from)).await??;
+            Ok(None)
+        });
+    }
+
+    fn adopt(&mut self, state: StateRef) {
+        if let Some(stored) = self.fetched.take_if(|stored| stored.reference == state) {
+            self.parts.stored = stored;
+        }
+    }
+
+    fn compute(&mut self, from: StateRef, unit: u32, kind: UnitKind) {
+        if self.parts.stored.reference != from {
+            return;
+        }
+        let stored = self.parts.stored.clone();
+        let storage = self.parts.storage.clone();
+        let functions = Arc::clone(&self.parts.functions);
+        let task = self.spawn(async move {
+            let input = functions.compute(&storage, &stored, unit, kind).await;
+            Ok(input.map(Done::Input))
+        });
+        self.computing.push(task);
+    }
+
+    fn sum(&self, from: StateRef, units: UnitSet) {
+        let storage = self.parts.storage.clone();
+        self.spawn(async move {
+            let wanted = units.clone();
+            let timed = move |worker: &mut super::storage::Worker| {
+                let start = Instant::now();
+                worker.sum(from, &wanted).map(|payload| payload.map(|payload| (payload, start.elapsed())))
+            };
+            match storage.run(timed).await? {
+                Ok(Some((payload, took))) => Ok(Some(Done::Summed { from, units, payload, took })),
+                Ok(None) => Ok(None),
+                Err(error) => Err(peerless_store::StoreError::from(error).into()),
+            }
+        });
+    }
+
+    fn accumulate(&self, from: StateRef, units: UnitSet, digest: Digest) {
+        self.parts.storage.post(move |worker| {
+            if let Err(error) = worker.accumulate(from, &units, digest) {
+                // Applying the round will fail with the same error if the payload is needed.
+                tracing::warn!(%error, "a payload was not added");
+            }
+        });
+    }
+
+    fn apply(&self, from: StateRef, cover: Vec<SignedContribution>) {
+        let storage = self.parts.storage.clone();
+        self.spawn(async move {
+            let parts = cover.clone();
+            let applied = storage.run(move |worker| worker.apply(from, &parts)).await??;
+            Ok(Some(Done::Applied { applied: Box::new(applied), cover }))
+        });
+    }
+
+    async fn applied(&mut self, applied: Applied, cover: &[SignedContribution]) -> Result<(), PeerError> {
+        let times = self.round.times(applied.sum, applied.update, applied.digest);
+        let (units_computed, backup_units) = (self.round.units, self.round.backups);
+        self.parts.stored = applied.stored.clone();
+        self.update_status(&applied, cover);
+        // The protocol goes on first: the next round's units start before this one is written down.
+        self.feed(Input::Applied(applied.meta)).await?;
+        let header = &applied.header;
+        let at_us = unix_us();
+        let evaluated = header.evaluation.filter(|evaluation| evaluation.round + 1 == header.round);
+        let training = RoundPlan::new(self.parts.run.spec(), header.round - 1).gradient_units > 0;
+        let tally = if training { header.training } else { Default::default() };
+        let round = RoundRecord {
+            round: header.round - 1,
+            at_us,
+            state_digest: applied.meta.state.digest,
+            training_samples: tally.samples,
+            training_correct: tally.correct,
+            training_loss: (tally.samples > 0).then(|| tally.mean_loss()),
+            evaluation: evaluated.map(|evaluation| (&evaluation.tally).into()),
+            times,
+            units_computed,
+            backup_units,
+        };
+        let batch = Batch {
+            state: Some((applied.meta.state, StateOrigin::Applied)),
+            round: Some(round),
+            contributions: contribution_records(cover, at_us),
+            ..self.pending()
+        };
+        self.parts.journal.record(batch).await?;
+        self.checkpoint_if_due().await
+    }
+
+    /// Invocations and events that wait to be written.
+    fn pending(&mut self) -> Batch {
+        let spec = self.parts.run.spec();
+        let kind = |record: &peerless_functions::InvocationRecord| match record.work {
+            peerless_functions::WorkLabel::Unit { round, unit } => match RoundPlan::new(spec, round).kind(unit) {
+                UnitKind::Gradient => "gradient",
+                UnitKind::Evaluation => "evaluation",
+            },
+            peerless_functions::WorkLabel::Initialise => "initialise",
+            peerless_functions::WorkLabel::Ping => "ping",
+        };
+        let records = self.parts.functions.take_records();
+        let invocations = records.into_iter().map(|record| {
+            let kind = kind(&record);
+            invocation_record(record, kind)
+        });
+        Batch { invocations: invocations.collect(), events: std::mem::take(&mut self.events), ..Batch::default() }
+    }
+
+    /// Writes down what has gathered since the last round.
+    pub async fn flush(&mut self) -> Result<(), PeerError> {
+        let batch = self.pending();
+        self.parts.journal.record(batch).await
+    }
+
+    async fn checkpoint_if_due(&mut self) -> Result<(), PeerError> {
+        if self.checkpointed.elapsed() < self.parts.checkpoint_every {
+            return Ok(());
+        }
+        if let Some(previous) = self.checkpointing.take_if(|task| task.is_finished()) {
+            previous.await.map_err(|_| PeerError::Thread("checkpoint"))??;
+        }
+        if self.checkpointing.is_none() {
+            self.checkpointed = Instant::now();
+            let storage = self.parts.storage.clone();
+            self.checkpointing = Some(tokio::spawn(write_checkpoint(storage)));
+        }
+        Ok(())
+    }
+
+    fn fetch_state(&self, state: StateRef, bytes: u64, donors: Vec<PeerId>) {
+        let transport = Arc::clone(&self.parts.transport);
+        let storage = self.parts.storage.clone();
+        self.spawn(async move {
+            let unavailable = Ok(Some(Done::Input(Input::StateUnavailable(state))));
+            let downloaded = match fetch_blob(&transport, state.digest, bytes, &donors).await {
+                Ok(downloaded) => downloaded,
+                Err(error) => {
+                    tracing::debug!(round = state.round, %error, "a state was not fetched");
+                    return unavailable;
+                }
+            };
+            match storage.run(move |worker| worker.take_in(state, &downloaded.bytes)).await? {
+                Ok((meta, stored)) => Ok(Some(Done::Fetched { meta, stored })),
+                Err(PeerError::Store(peerless_store::StoreError::Apply(error))) => {
+                    tracing::warn!(round = state.round, %error, "a state from another peer is not valid");
+                    unavailable
+                }
+                Err(error) => Err(error),
+            }
+        });
+    }
+
+    async fn finished(&mut self, meta: StateMeta) -> Result<(), PeerError> {
+        let reference = meta.state;
+        self.adopt(reference);
+        let header = self.parts.storage.run(move |worker| {
+            worker.adopt(reference);
+            worker.header()
+        });
+        let header = header.await?;
+        write_checkpoint(self.parts.storage.clone()).await?;
+        tracing::info!(round = header.steps, digest = %meta.state.digest.short(), "the run is finished");
+        self.parts.reporter.update(|status| {
+            status.phase = Phase::Finished;
+            status.finish_reason = header.finished;
+            status.finished_unix_us.get_or_insert_with(unix_us);
+            super::describe(status, &header, meta.state.digest);
+        });
+        Ok(())
+    }
+
+    fn update_status(&mut self, applied: &Applied, cover: &[SignedContribution]) {
+        let me = self.parts.node.id();
+        let contributions = cover.iter().filter(|signed| signed.contribution.peer == me).count() as u64;
+        let backups = u64::from(self.round.backups);
+        let neighbours = self.parts.node.neighbours().count();
+        let reporter = &self.parts.reporter;
+        let change = |status: &mut crate::status::PeerStatus| {
+            super::describe(status, &applied.header, applied.meta.state.digest);
+            status.rounds_applied += 1;
+            status.contributions += contributions;
+            status.backup_units += backups;
+            status.neighbours = neighbours;
+        };
+        if self.status_written.elapsed() >= STATUS_EVERY || applied.meta.finished {
+            self.status_written = Instant::now();
+            let functions = functions_status(&self.parts.functions);
+            reporter.update(|status| {
+                change(status);
+                status.functions = functions;
+                status.updated_unix_us = unix_us();
+            });
+        } else {
+            reporter.update_later(change);
+        }
+    }
+
+    fn record(&mut self, event: &Event) {
+        match event {
+            Event::Backup { .. } => self.round.backups += 1,
+            Event::Divergence { round, winner, .. } => {
+                tracing::error!(round, winner = %winner.short(), "peers hold different states for one round");
+            }
+            _ => {}
+        }
+        tracing::info!(round = self.parts.node.state().state.round, event = ?event);
+        let round = self.parts.node.state().state.round;
+        self.events.push(event_record(event, round, unix_us()));
+    }
+}
+
+/// Writes a durable checkpoint of the current state.
+pub(super) async fn write_checkpoint(storage: Storage) -> Result<(), PeerError> {
+    let snapshot = storage.run(|worker| worker.snapshot()).await?;
+    let written = tokio::task::spawn_blocking(move || snapshot.write()).await;
+    let path = written.map_err(|_| PeerError::Thread("checkpoint"))??;
+    tracing::debug!(path = %path.display(), "checkpoint written");
+    Ok(())
+}
+
+/// The functions of a platform as the status shows them.
+pub(super) fn functions_status(functions: &Functions) -> crate::status::FunctionsStatus {
+    let snapshot = functions.snapshot();
+    let process =
+        |function: &peerless_functions::FunctionSnapshot| FunctionStatus { pid: function.pid, busy: function.busy };
+    crate::status::FunctionsStatus {
+        processes: snapshot.functions.iter().map(process).collect(),
+        invocations: snapshot.counters.invocations,
+        cold_starts: snapshot.counters.cold_starts,
+        failed: snapshot.counters.failed,
+        retried: snapshot.counters.retried,
+    }
+}
+
+/// An evaluation as the status shows it.
+pub(super) fn evaluation_status(evaluation: &peerless_protocol::Evaluation) -> EvaluationStatus {
+    let tally = evaluation.tally;
+    EvaluationStatus {
+        round: evaluation.round,
+        samples: tally.samples,
+        correct: tally.correct,
+        accuracy: tally.accuracy(),
+        loss: tally.mean_loss(),
+    }
+}

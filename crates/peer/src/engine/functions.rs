@@ -1,0 +1,114 @@
+//! Tasks for functions, and what becomes of their answers.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use peerless_functions::{
+    FunctionPlatform, InvocationRecord, PlatformSnapshot, ProcessConfig, ProcessPool, RetryPolicy, Retrying,
+};
+use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Task, TensorRef, Work};
+use peerless_protocol::{Digest, Input, Layout, PeerId, RunId, RunSpec, StateRef, UnitKind};
+use peerless_store::StoredState;
+
+use super::storage::Storage;
+use crate::options::PeerError;
+
+/// The peer's functions.
+pub(super) struct Functions {
+    retrying: Retrying<ProcessPool>,
+    records: Arc<Mutex<Vec<InvocationRecord>>>,
+    spec: RunSpec,
+    run: RunId,
+    next: AtomicU64,
+}
+
+/// What a run starts from.
+pub(super) struct Prepared {
+    pub layout: Layout,
+    pub vector: Vec<f32>,
+    pub fingerprint: Digest,
+}
+
+impl Functions {
+    pub fn new(config: ProcessConfig, spec: RunSpec, me: PeerId) -> Result<Self, PeerError> {
+        let records: Arc<Mutex<Vec<InvocationRecord>>> = Arc::default();
+        let sink = Arc::clone(&records);
+        let meter = move |record| sink.lock().unwrap_or_else(PoisonError::into_inner).push(record);
+        let mut seed = [0; 8];
+        seed.copy_from_slice(&me.0[..8]);
+        let policy = RetryPolicy { seed: u64::from_le_bytes(seed), ..RetryPolicy::default() };
+        let retrying = Retrying::new(ProcessPool::new(config)?, policy, Arc::new(meter));
+        let run = spec.id();
+        Ok(Self { retrying, records, spec, run, next: AtomicU64::new(1) })
+    }
+
+    /// The records of the invocations that ended since the last call.
+    pub fn take_records(&self) -> Vec<InvocationRecord> {
+        std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn snapshot(&self) -> PlatformSnapshot {
+        self.retrying.platform().snapshot()
+    }
+
+    pub async fn shutdown(&self) {
+        self.retrying.platform().shutdown().await;
+    }
+
+    fn task(&self, work: Work) -> Task {
+        let invocation = self.next.fetch_add(1, Ordering::Relaxed);
+        Task { version: FUNCTION_PROTOCOL, invocation, run: self.run, spec: self.spec.clone(), work }
+    }
+
+    /// Has the model's initial parameters made in `output`, which is removed again.
+    pub async fn prepare(&self, output: &Path) -> Result<Prepared, PeerError> {
+        let task = self.task(Work::Initialise { output: output.into() });
+        let invocation = self.retrying.invoke(&task, None).await?;
+        let damaged = |reason: String| PeerError::InitialParameters { path: output.into(), reason };
+        let Output::Initialised { layout, digest, fingerprint } = invocation.output else {
+            return Err(damaged("the function answered something else".into()));
+        };
+        let bytes = fs::read(output).map_err(|error| damaged(error.to_string()))?;
+        let _ = fs::remove_file(output);
+        if Digest::of(&bytes) != digest {
+            return Err(damaged("their digest is not the one that the function reported".into()));
+        }
+        let vector = bytes.as_chunks::<4>().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect();
+        Ok(Prepared { layout, vector, fingerprint })
+    }
+
+    /// Computes one unit and puts its gradient into the store. `None` when its round is over.
+    pub async fn compute(&self, storage: &Storage, state: &StoredState, unit: u32, kind: UnitKind) -> Option<Input> {
+        let from = state.reference;
+        match self.try_compute(storage, state, unit, kind).await {
+            Ok(tally) => tally.map(|tally| Input::UnitComputed { from, unit, tally }),
+            Err(cause) => Some(Input::UnitFailed { from, unit, cause }),
+        }
+    }
+
+    async fn try_compute(
+        &self,
+        storage: &Storage,
+        state: &StoredState,
+        unit: u32,
+        unit_kind: UnitKind,
+    ) -> Result<Option<peerless_protocol::Tally>, String> {
+        let from: StateRef = state.reference;
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let output = storage.run(move |worker| worker.unit_output(from.round, unit)).await.map_err(|e| text(&e))?;
+        let parameters = TensorRef { path: state.path.clone(), offset: state.vector_offset, elements: state.elements };
+        let work = Work::Unit { round: from.round, unit, unit_kind, parameters, output: output.clone() };
+        let invocation = self.retrying.invoke(&self.task(work), None).await.map_err(|e| text(&e))?;
+        match (invocation.output, unit_kind) {
+            (Output::Unit { tally, digest: Some(digest) }, UnitKind::Gradient) => {
+                let added = storage.run(move |worker| worker.add_unit(from, unit, &output, digest)).await;
+                let added = added.map_err(|e| text(&e))?.map_err(|e| text(&e))?;
+                Ok(added.then_some(tally))
+            }
+            (Output::Unit { tally, .. }, UnitKind::Evaluation) => Ok(Some(tally)),
+            _ => Err("the function answered something else".into()),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The ledger's thread: records are written in order, beside the work and never in its way.
+
+use std::path::Path;
+use std::thread::JoinHandle;
+
+use peerless_protocol::{Event, SignedContribution};
+use peerless_store::{Batch, ContributionRecord, EventRecord, InvocationRecord, Ledger, LedgerError, ledger_path};
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::options::PeerError;
+
+/// Batches that wait for the disk; a peer whose disk is slower than its rounds waits for it then.
+const QUEUE: usize = 256;
+
+/// Takes records and writes them on a thread of its own.
+pub(super) struct Journal {
+    sender: mpsc::Sender<Batch>,
+    thread: JoinHandle<Result<(), LedgerError>>,
+}
+
+impl Journal {
+    /// Opens the ledger in a peer's directory a second time: the store's own connection is on the
+    /// thread that the rounds wait for.
+    pub fn open(directory: &Path) -> Result<Self, PeerError> {
+        let mut ledger = Ledger::open(&ledger_path(directory))?;
+        let (sender, mut batches) = mpsc::channel(QUEUE);
+        let write_all = move || {
+            while let Some(batch) = batches.blocking_recv() {
+                ledger.record(&batch)?;
+            }
+            Ok(())
+        };
+        let thread = std::thread::Builder::new().name("ledger".into()).spawn(write_all);
+        let thread = thread.map_err(|_| PeerError::Thread("ledger"))?;
+        Ok(Self { sender, thread })
+    }
+
+    /// Hands over a batch.
+    ///
+    /// # Errors
+    /// The error that ended the writing thread, such as a full disk.
+    pub async fn record(&mut self, batch: Batch) -> Result<(), PeerError> {
+        if self.sender.send(batch).await.is_ok() {
+            return Ok(());
+        }
+        Err(self.take_error())
+    }
+
+    /// Writes what is queued and ends the thread.
+    pub async fn close(self) -> Result<(), PeerError> {
+        drop(self.sender);
+        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
+        match joined {
+            Ok(Ok(result)) => Ok(result?),
+            _ => Err(PeerError::Thread("ledger")),
+        }
+    }
+
+    /// Only called once the thread has dropped its end of the queue, so that joining does not wait.
+    fn take_error(&mut self) -> PeerError {
+        let ended = std::thread::Builder::new().spawn(|| Ok(()));
+        let Ok(placeholder) = ended else { return PeerError::Thread("ledger") };
+        match std::mem::replace(&mut self.thread, placeholder).join() {
+            Ok(Err(error)) => error.into(),
+            _ => PeerError::Thread("ledger"),
+        }
+    }
+}
+
+/// The ledger's form of an event.
+pub(super) fn event_record(event: &Event, round: u64, at_us: u64) -> EventRecord {
+    let (kind, detail): (&str, Value) = match event {
+        Event::PeerConnected(peer) => ("peer-connected", json!({ "peer": peer })),
+        Event::PeerLost(peer) => ("peer-lost", json!({ "peer": peer })),
+        Event::PeerSuspected(peer) => ("peer-suspected", json!({ "peer": peer })),
+        Event::PeerHeard(peer) => ("peer-heard", json!({ "peer": peer })),
+        Event::Backup { unit, instead_of, .. } => ("backup", json!({ "unit": unit, "instead_of": instead_of })),
+        Event::UnitFailed { unit, peer, cause, .. } => {
+            ("unit-failed", json!({ "unit": unit, "peer": peer, "cause": cause }))
+        }
+        Event::CatchUp { from, to } => ("catch-up", json!({ "from": from, "to": to.round, "digest": to.digest })),
+        Event::Divergence { round, own, winner, peer } => {
+            ("divergence", json!({ "round": round, "own": own, "winner": winner, "peer": peer }))
+        }
+        Event::Refused { from, reason } => ("refused", json!({ "peer": from, "reason": reason })),
+    };
+    EventRecord { at_us, round: Some(round), kind: kind.into(), detail: detail.to_string() }
+}
+
+/// The ledger's form of the contributions that a round was applied from.
+pub(super) fn contribution_records(cover: &[SignedContribution], at_us: u64) -> Vec<ContributionRecord> {
+    let record = |signed: &SignedContribution| {
+        let contribution = &signed.contribution;
+        ContributionRecord {
+            round: contribution.from.round,
+            at_us,
+            peer: contribution.peer,
+            units: contribution.units.clone(),
+            samples: contribution.training.samples + contribution.evaluation.samples,
+            digest: contribution.payload.map(|payload| payload.digest),
+            accepted: true,
+        }
+    };
+    cover.iter().map(record).collect()
+}
+
+/// The ledger's form of an invocation.
+pub(super) fn invocation_record(record: peerless_functions::InvocationRecord, kind: &str) -> InvocationRecord {
+    use peerless_functions::{Outcome, WorkLabel};
+    let (round, unit) = match record.work {
+        WorkLabel::Unit { round, unit } => (Some(round), Some(unit)),
+        WorkLabel::Initialise | WorkLabel::Ping => (None, None),
+    };
+    let (outcome, error) = match &record.outcome {
+        Outcome::Succeeded => ("ok", None),
+        Outcome::Discarded => ("discarded", None),
+        Outcome::Failed(error) => (error.class(), Some(error.to_string())),
+    };
+    let metering = record.metering;
+    InvocationRecord {
+        id: record.invocation,
+        round,
+        unit,
+        kind: kind.into(),
+        platform: record.platform.into(),
+        function: metering.function.map(|pid| pid.to_string()).unwrap_or_default(),
+        cold: metering.cold,
+        outcome: outcome.into(),
+        attempt: record.attempt,
+        started_at_us: metering.started_unix_us,
+        duration_us: metering.duration_us,
+        queue_us: metering.queue_us,
+        peak_memory_bytes: metering.peak_memory_bytes,
+        bytes_in: metering.bytes_in,
+        bytes_out: metering.bytes_out,
+        error,
+    }
+}

@@ -1,0 +1,218 @@
+//! A running peer: the protocol's effects on a real machine.
+
+mod blobs;
+mod clock;
+mod discovery;
+mod event_loop;
+mod functions;
+mod journal;
+mod reporter;
+mod storage;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerless_protocol::{Config, Digest, Node, PeerId, StateHeader};
+use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreError, StoredState};
+
+use crate::identity::Identity;
+use crate::options::{PeerError, PeerOptions, PeerSummary};
+use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION};
+use crate::transport::Transport;
+use crate::transport::tls::{Admission, Config as TransportConfig, TlsTransport};
+use blobs::Blobs;
+use clock::{Clock, unix_us};
+use event_loop::{EventLoop, Parts, evaluation_status, functions_status, write_checkpoint};
+use functions::{Functions, Prepared};
+use journal::Journal;
+use reporter::Reporter;
+use storage::{Storage, meta};
+
+/// How long the first round waits for the peers that are expected.
+const GATHER_AT_MOST: Duration = Duration::from_secs(5);
+
+/// Room that a fetched state may need beyond one of this peer's: counters in its header grow.
+const STATE_SLACK_BYTES: u64 = 4096;
+
+/// Most peers connected at a time.
+const MAX_PEERS: usize = 256;
+
+/// Runs a peer until the run is over, `leave` resolves, or it cannot go on.
+///
+/// # Errors
+/// [`PeerError`]; the state on disk is valid and the same directory can be started again.
+pub async fn run_peer(options: PeerOptions, leave: impl Future<Output = ()> + Send) -> Result<PeerSummary, PeerError> {
+    let directory = options.run.peer_directory(&options.name)?;
+    let identity = Identity::load_or_generate(&directory.join("identity.key"))?;
+    let spec = options.run.spec().clone();
+    let (store_directory, tensors) = (directory.clone(), tensor_directory(&directory));
+    let opened = tokio::task::spawn_blocking(move || Store::open(&store_directory, &tensors, &spec)).await;
+    // Only now that the store's lock is held may the status be written: it may be another process's.
+    let opened = opened.map_err(|_| PeerError::Thread("store"))??;
+    let (reporter, writer) = Reporter::start(directory.clone(), starting(&options, identity.peer_id()))?;
+    let outcome = run_opened(options, &identity, &directory, opened, &reporter, leave).await;
+    reporter.update(|status| {
+        status.updated_unix_us = unix_us();
+        match &outcome {
+            Ok(()) if status.phase != Phase::Finished => status.phase = Phase::Left,
+            Ok(()) => {}
+            Err(error) => {
+                status.phase = Phase::Failed;
+                status.error = Some(error.to_string());
+            }
+        }
+    });
+    let status = reporter.status();
+    drop(reporter);
+    writer.finish().await;
+    outcome.map(|()| PeerSummary { peer: identity.peer_id(), phase: status.phase, status })
+}
+
+async fn run_opened(
+    options: PeerOptions,
+    identity: &Identity,
+    directory: &Path,
+    opened: Opened,
+    reporter: &Reporter,
+    leave: impl Future<Output = ()> + Send,
+) -> Result<(), PeerError> {
+    let Opened { mut store, resumed, skipped } = opened;
+    skipped.iter().for_each(
+        |file| tracing::warn!(path = %file.path.display(), reason = file.reason, "a damaged file is passed over"),
+    );
+    let spec = options.run.spec().clone();
+    let functions = Arc::new(Functions::new(options.functions.clone(), spec.clone(), identity.peer_id())?);
+    let prepared = functions.prepare(&store.tensors.initial_output()).await?;
+    let fingerprint = prepared.fingerprint;
+    tracing::info!(fingerprint = %fingerprint, "numerics fingerprint of this peer's functions");
+    let (state, stored) = match resumed {
+        Some(resumed) => (resumed.state, resumed.stored),
+        None => initial_state(&mut store, prepared)?,
+    };
+    tracing::info!(round = state.header.round, digest = %stored.reference.digest.short(), "state");
+    let blobs = Arc::new(Blobs::default());
+    let clock = Clock::start();
+    let format = PayloadFormat::new(&spec, &state.header.layout).map_err(|error| StoreError::Apply(error.into()))?;
+    let max_state_bytes = stored.size + STATE_SLACK_BYTES;
+    let transport_config = TransportConfig {
+        identity: identity.clone(),
+        run: spec.id(),
+        admission: Admission { secret: Some(options.run.secret().clone()), ..Admission::default() },
+        listen: options.listen,
+        advertise: options.advertise.clone(),
+        max_blob_bytes: max_state_bytes.max(format.bytes() as u64),
+        max_peers: MAX_PEERS,
+        seed: u64::from(std::process::id()),
+    };
+    let (transport, events) = TlsTransport::bind(transport_config, blobs.clone()).await?;
+    let transport = Arc::new(transport);
+    let addresses = match options.advertise.is_empty() {
+        true => vec![transport.local_addr()],
+        false => options.advertise.clone(),
+    };
+    let node_config = Config {
+        spec,
+        key: identity.signing_key().clone(),
+        capacity: u32::try_from(options.functions.concurrency).unwrap_or(u32::MAX),
+        payload_bytes: format.bytes() as u64,
+        max_state_bytes,
+        expected_peers: options.expected_peers,
+        gather_at_most: GATHER_AT_MOST,
+    };
+    let node = Node::new(node_config, meta(&state, &stored), addresses.clone(), clock.now());
+    options.bootstrap.iter().for_each(|(peer, known)| transport.dial(*peer, known.clone()));
+    reporter.update(|status| {
+        status.phase = Phase::Training;
+        status.fingerprint = Some(fingerprint);
+        status.addresses = addresses;
+        status.finish_reason = state.header.finished;
+        describe(status, &state.header, stored.reference.digest);
+        status.updated_unix_us = unix_us();
+    });
+    let journal = Journal::open(directory)?;
+    let storage = Storage::start(store, state, stored.clone(), blobs.clone())?;
+    let parts = Parts {
+        node,
+        clock,
+        transport,
+        storage,
+        functions,
+        blobs,
+        journal,
+        reporter: reporter.clone(),
+        run: options.run,
+        stored,
+        checkpoint_every: options.checkpoint_every,
+    };
+    let mut event_loop = EventLoop::new(parts);
+    let outcome = event_loop.run(events, leave).await;
+    let flushed = event_loop.flush().await;
+    let closed = close(event_loop).await;
+    outcome.and(flushed).and(closed)
+}
+
+/// Ends in order: the functions, the goodbye to others, the last checkpoint, the ledger.
+async fn close(event_loop: EventLoop) -> Result<(), PeerError> {
+    let parts = event_loop.close().await;
+    parts.functions.shutdown().await;
+    parts.reporter.update(|status| status.functions = functions_status(&parts.functions));
+    parts.transport.shutdown().await;
+    let checkpointed = write_checkpoint(parts.storage).await;
+    let closed = parts.journal.close().await;
+    checkpointed.and(closed)
+}
+
+fn initial_state(store: &mut Store, prepared: Prepared) -> Result<(State, StoredState), PeerError> {
+    let initial = State::initial(store.spec(), prepared.layout, prepared.vector);
+    let state = initial.map_err(|error| StoreError::Apply(error.into()))?;
+    let stored = store.adopt(&state, StateOrigin::Initial)?;
+    Ok((state, stored))
+}
+
+fn starting(options: &PeerOptions, peer: PeerId) -> PeerStatus {
+    PeerStatus {
+        version: STATUS_VERSION,
+        run: options.run.spec().id(),
+        peer,
+        name: options.name.clone(),
+        pid: std::process::id(),
+        phase: Phase::Starting,
+        steps: 0,
+        round: 0,
+        state_digest: Digest([0; 32]),
+        fingerprint: None,
+        addresses: Vec::new(),
+        neighbours: 0,
+        training_loss: None,
+        evaluation: None,
+        finish_reason: None,
+        rounds_applied: 0,
+        contributions: 0,
+        backup_units: 0,
+        functions: FunctionsStatus::default(),
+        error: None,
+        updated_unix_us: unix_us(),
+        training_since_unix_us: None,
+        finished_unix_us: None,
+    }
+}
+
+/// Copies what a state's header tells into a status.
+fn describe(status: &mut PeerStatus, header: &StateHeader, digest: Digest) {
+    status.steps = header.steps;
+    status.round = header.round;
+    status.state_digest = digest;
+    status.training_loss = (header.training.samples > 0).then(|| header.training.mean_loss());
+    status.evaluation = header.evaluation.as_ref().map(evaluation_status);
+}
+
+/// Where a peer's tensors are: in shared memory where there is any, since they are rewritten every
+/// round and functions read them from there. Named after the peer's directory, so that a restarted
+/// peer finds them.
+fn tensor_directory(peer_directory: &Path) -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    let real = peer_directory.canonicalize().unwrap_or_else(|_| peer_directory.into());
+    let name = format!("peerless-{}", &Digest::of(real.as_os_str().as_encoded_bytes()).to_string()[..32]);
+    if shared.is_dir() { shared.join(name) } else { peer_directory.join("tensors") }
+}

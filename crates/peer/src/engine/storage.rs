@@ -1,0 +1,231 @@
+//! The store's thread: everything that touches tensors happens there, in the order in which it was
+//! asked for, so that the event loop never waits for a pass over a model.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use peerless_protocol::{
+    Digest, PayloadRef, RoundPlan, RunSpec, SignedContribution, StateHeader, StateMeta, StateRef, StopReason, Tally,
+    UnitSet,
+};
+use peerless_store::{
+    Advanced, Checkpoints, Part, Payload, PayloadFormat, RoundSums, State, StateOrigin, Store, StoreError, StoredState,
+    SumsError,
+};
+use tokio::sync::oneshot;
+
+use super::blobs::Blobs;
+use crate::options::PeerError;
+
+/// Payloads of one round that are kept, as a multiple of one payload: more than any honest round
+/// needs (own sums, one contribution of each peer, backups), few enough to protect the memory.
+const MAX_PAYLOADS: u64 = 256;
+
+type Job = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// Hands work to the store's thread.
+#[derive(Clone)]
+pub(super) struct Storage {
+    jobs: blocking::Sender<Job>,
+}
+
+/// What lives on the store's thread.
+pub(super) struct Worker {
+    store: Store,
+    sums: RoundSums,
+    state: State,
+    current: StoredState,
+    /// The round that sums are formed for.
+    round: StateRef,
+    /// A state fetched from others that the protocol has not adopted yet.
+    fetched: Option<(State, StoredState)>,
+    blobs: Arc<Blobs>,
+}
+
+/// What applying a round gave.
+pub(super) struct Applied {
+    pub meta: StateMeta,
+    pub stored: StoredState,
+    pub header: StateHeader,
+    pub sum: Duration,
+    pub update: Duration,
+    pub digest: Duration,
+}
+
+/// A state to be written as a checkpoint.
+pub(super) struct Snapshot {
+    checkpoints: Checkpoints,
+    spec: RunSpec,
+    state: State,
+    digest: Digest,
+}
+
+impl Snapshot {
+    /// Writes it durably. Blocks.
+    pub fn write(&self) -> Result<PathBuf, PeerError> {
+        Ok(self.checkpoints.write(&self.spec, &self.state, self.digest).map_err(StoreError::from)?)
+    }
+}
+
+impl Storage {
+    /// Starts the thread; `store` holds `state` as `current`.
+    pub fn start(store: Store, state: State, current: StoredState, blobs: Arc<Blobs>) -> Result<Self, PeerError> {
+        let spec = store.spec().clone();
+        let format = PayloadFormat::new(&spec, &state.header.layout).map_err(|e| StoreError::Apply(e.into()))?;
+        let limit = MAX_PAYLOADS.saturating_mul(format.bytes() as u64);
+        let sums = RoundSums::new(format, limit);
+        let round = current.reference;
+        let mut worker = Worker { store, sums, state, current, round, fetched: None, blobs };
+        worker.publish_states();
+        let (jobs, queue) = blocking::channel::<Job>();
+        let work = move || queue.into_iter().for_each(|job| job(&mut worker));
+        let thread = std::thread::Builder::new().name("store".into()).spawn(work);
+        thread.map_err(|_| PeerError::Thread("store"))?;
+        Ok(Self { jobs })
+    }
+
+    /// Runs `job` on the thread, after everything asked for before, and waits for its result.
+    pub async fn run<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Worker) -> R + Send + 'static,
+    ) -> Result<R, PeerError> {
+        let (reply, result) = oneshot::channel();
+        self.post(move |worker| {
+            // Whoever asked may be gone; the work is done all the same.
+            let _ = reply.send(job(worker));
+        });
+        result.await.map_err(|_| PeerError::Thread("store"))
+    }
+
+    /// Runs `job` on the thread without waiting.
+    pub fn post(&self, job: impl FnOnce(&mut Worker) + Send + 'static) {
+        // Fails only when the thread has died, which the next `run` reports.
+        let _ = self.jobs.send(Box::new(job));
+    }
+}
+
+pub(super) fn meta(state: &State, stored: &StoredState) -> StateMeta {
+    StateMeta { state: stored.reference, bytes: stored.size, finished: state.header.finished.is_some() }
+}
+
+impl Worker {
+    fn publish_states(&self) {
+        let digests = self.store.tensors.states().map(|stored| stored.reference.digest);
+        let files = digests.filter_map(|digest| Some((digest, self.store.tensors.state_file(&digest)?)));
+        self.blobs.set_states(files.collect());
+    }
+
+    /// Starts the round from `from`, which is the current state or the one fetched last.
+    pub fn begin_round(&mut self, from: StateRef) -> Result<StoredState, PeerError> {
+        self.adopt(from);
+        self.round = from;
+        let plan = RoundPlan::new(self.store.spec(), from.round);
+        self.blobs.clear_payloads();
+        self.sums.begin(&plan).map_err(StoreError::from)?;
+        self.store.tensors.remove_outputs_before(from.round).map_err(StoreError::from)?;
+        Ok(self.current.clone())
+    }
+
+    /// Makes a fetched state the current one if it is the one asked for.
+    pub fn adopt(&mut self, reference: StateRef) {
+        if self.current.reference != reference
+            && let Some((state, stored)) = self.fetched.take_if(|(_, stored)| stored.reference == reference)
+        {
+            self.state = state;
+            self.current = stored;
+        }
+    }
+
+    /// A file for a function to write a unit's gradient to.
+    pub fn unit_output(&mut self, round: u64, unit: u32) -> PathBuf {
+        self.store.tensors.unit_output(round, unit)
+    }
+
+    /// Adds a computed gradient. `Ok(false)` if its round is over.
+    pub fn add_unit(&mut self, from: StateRef, unit: u32, path: &Path, digest: Digest) -> Result<bool, SumsError> {
+        if self.round != from {
+            // The file goes with the next clean-up of outputs.
+            return Ok(false);
+        }
+        self.sums.add_unit(unit, path, digest).map(|()| true)
+    }
+
+    /// Forms the sum of computed units; `Ok(None)` if their round is over.
+    pub fn sum(&mut self, from: StateRef, units: &UnitSet) -> Result<Option<PayloadRef>, SumsError> {
+        if self.round != from {
+            return Ok(None);
+        }
+        let Some((digest, payload)) = self.sums.sum_of(units)? else { return Ok(None) };
+        let bytes = payload.as_bytes().len() as u64;
+        self.blobs.add_payload(digest, payload);
+        Ok(Some(PayloadRef { digest, bytes }))
+    }
+
+    /// Keeps a payload whose digest the transport has verified.
+    pub fn receive(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), SumsError> {
+        let payload = Payload::decode_verified(bytes, self.sums.format())?;
+        self.sums.hold(digest, payload)
+    }
+
+    /// Forgets payloads.
+    pub fn drop_payloads(&mut self, digests: &[Digest]) {
+        self.sums.drop_payloads(digests);
+    }
+
+    /// Adds a payload that is held to the round's total.
+    pub fn accumulate(&mut self, from: StateRef, units: &UnitSet, digest: Digest) -> Result<(), SumsError> {
+        if self.round == from { self.sums.accumulate(units, digest) } else { Ok(()) }
+    }
+
+    /// Forms the next state.
+    pub fn apply(&mut self, from: StateRef, cover: &[SignedContribution]) -> Result<Applied, PeerError> {
+        let (training, evaluation) = totals(cover)?;
+        let plan = RoundPlan::new(self.store.spec(), from.round);
+        let evaluation = (plan.evaluation_units > 0).then_some(evaluation);
+        let gradients = cover.iter().map(|signed| &signed.contribution);
+        let parts: Vec<Part> = gradients.filter_map(|part| Some((part.units.clone(), part.payload?.digest))).collect();
+        let advanced = self.store.advance(&mut self.state, &mut self.sums, &parts, training, evaluation)?;
+        let Advanced { stored, sum, update, digest } = advanced;
+        self.current = stored.clone();
+        self.publish_states();
+        let meta = meta(&self.state, &stored);
+        Ok(Applied { meta, stored, header: self.state.header.clone(), sum, update, digest })
+    }
+
+    /// Keeps a state fetched from others; its digest is checked.
+    pub fn take_in(&mut self, reference: StateRef, bytes: &[u8]) -> Result<(StateMeta, StoredState), PeerError> {
+        let state = State::decode(bytes, self.store.spec()).map_err(|error| StoreError::Apply(error.into()))?;
+        let stored = self.store.adopt(&state, StateOrigin::Fetched)?;
+        self.publish_states();
+        let meta = meta(&state, &stored);
+        if stored.reference == reference {
+            self.fetched = Some((state, stored.clone()));
+        }
+        Ok((meta, stored))
+    }
+
+    /// The header of the current state.
+    pub fn header(&self) -> StateHeader {
+        self.state.header.clone()
+    }
+
+    /// What a checkpoint of the current state takes, to be written on another thread: flushing it to
+    /// the device can take longer than a round.
+    pub fn snapshot(&self) -> Snapshot {
+        let (checkpoints, spec) = (self.store.checkpoints.clone(), self.store.spec().clone());
+        Snapshot { checkpoints, spec, state: self.state.clone(), digest: self.current.reference.digest }
+    }
+}
+
+fn totals(cover: &[SignedContribution]) -> Result<(Tally, Tally), PeerError> {
+    let add = |total: Option<(Tally, Tally)>, signed: &SignedContribution| {
+        let (training, evaluation) = total?;
+        let part = &signed.contribution;
+        Some((training.checked_add(part.training)?, evaluation.checked_add(part.evaluation)?))
+    };
+    let totals = cover.iter().fold(Some(Default::default()), add);
+    let round = cover.first().map_or(0, |signed| signed.contribution.from.round);
+    totals.ok_or(PeerError::Stopped(StopReason::LossOverflow { round }))
+}

@@ -1,0 +1,96 @@
+//! Joining a run by ticket: the spec comes from a peer that is in it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use peerless_protocol::{Digest, MAX_SPEC_BYTES, Message, RunSpec};
+
+use crate::identity::Identity;
+use crate::options::{JoinFailure, PeerError};
+use crate::ticket::Ticket;
+use crate::transport::tls::{Admission, Config, TlsTransport};
+use crate::transport::{BlobError, BlobSource, Event, Events, Refusal, Rejection, Transport};
+
+/// Asks the peers of a ticket for the run's spec and checks it against the ticket's run id.
+///
+/// # Errors
+/// [`PeerError::Join`] with the reason that a peer gave, or that none answered within `timeout`.
+pub async fn fetch_spec(ticket: &Ticket, timeout: Duration) -> Result<RunSpec, PeerError> {
+    let failed = |reason| PeerError::Join { run: ticket.run(), reason };
+    let local = |reason: String| failed(JoinFailure::Local(reason));
+    let config = Config {
+        // A key for this question only: the peer's own key may be in use already.
+        identity: Identity::generate()?,
+        run: ticket.run(),
+        admission: Admission { secret: Some(ticket.secret().clone()), ..Admission::default() },
+        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        advertise: Vec::new(),
+        max_blob_bytes: MAX_SPEC_BYTES as u64,
+        max_peers: ticket.peers().len().max(1),
+        seed: 0,
+    };
+    let (transport, events) =
+        TlsTransport::bind(config, Arc::new(Nothing)).await.map_err(|error| local(error.to_string()))?;
+    ticket.peers().iter().for_each(|(peer, addresses)| transport.dial(*peer, addresses.clone()));
+    let mut refused = None;
+    let answer = tokio::time::timeout(timeout, ask(&transport, events, ticket, &mut refused)).await;
+    transport.shutdown().await;
+    let unreachable = JoinFailure::Unreachable { peers: ticket.peers().len(), waited: timeout };
+    match answer {
+        Ok(result) => result.map_err(failed),
+        Err(_) => Err(failed(refused.map_or(unreachable, JoinFailure::Refused))),
+    }
+}
+
+/// Waits for the first peer that lets this one in and answers. A refusal that cannot pass ends the
+/// wait once every peer has refused.
+async fn ask(
+    transport: &TlsTransport,
+    mut events: Events,
+    ticket: &Ticket,
+    refused: &mut Option<Refusal>,
+) -> Result<RunSpec, JoinFailure> {
+    let mut refusing = std::collections::BTreeSet::new();
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Connected { peer, .. } => {
+                // A failure to send is followed by a disconnection and another dial.
+                let _ = transport.send(peer, Bytes::from(Message::SpecWanted.encode()));
+            }
+            Event::Message { bytes, .. } => {
+                if let Ok(Message::Spec(spec)) = Message::decode(&bytes) {
+                    return checked(&spec, ticket);
+                }
+            }
+            Event::Rejected { peer: Some(peer), reason: Rejection::ByThem(refusal), .. } => {
+                let final_word = !refusal.is_passing();
+                *refused = Some(refusal.clone());
+                if final_word && refusing.insert(peer) && refusing.len() == ticket.peers().len() {
+                    return Err(JoinFailure::Refused(refusal));
+                }
+            }
+            _ => {}
+        }
+    }
+    Err(JoinFailure::Local("the transport has ended".into()))
+}
+
+fn checked(bytes: &[u8], ticket: &Ticket) -> Result<RunSpec, JoinFailure> {
+    let found = Digest::of(bytes);
+    if found.0 != ticket.run().0 {
+        return Err(JoinFailure::WrongSpec(format!("it is that of run {}", found.short())));
+    }
+    RunSpec::decode(bytes).map_err(|error| JoinFailure::WrongSpec(error.to_string()))
+}
+
+/// Serves nothing.
+struct Nothing;
+
+impl BlobSource for Nothing {
+    fn read(&self, _: &Digest, _: Range<u64>, _: u64) -> Result<Bytes, BlobError> {
+        Err(BlobError::Unknown)
+    }
+}

@@ -1,0 +1,122 @@
+//! What a peer is started with, what it ends with, and what can go wrong.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use peerless_functions::{ConfigError, ProcessConfig, TaskFailed};
+use peerless_protocol::{PeerId, RunId, StopReason};
+use peerless_store::{LedgerError, StoreError};
+use thiserror::Error;
+
+use crate::identity::IdentityError;
+use crate::run_directory::{RunDirectory, RunDirectoryError};
+use crate::status::{PeerStatus, Phase, StatusError};
+use crate::transport::{BindError, Refusal};
+
+/// How a peer takes part in a run.
+#[derive(Debug, Clone)]
+pub struct PeerOptions {
+    /// The run.
+    pub run: RunDirectory,
+    /// Name of the peer's directory under the run's.
+    pub name: String,
+    /// Where to listen; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Where others reach this peer; empty for the address it listens on.
+    pub advertise: Vec<SocketAddr>,
+    /// Peers to dial. Peers of the same run directory find each other without.
+    pub bootstrap: Vec<(PeerId, Vec<SocketAddr>)>,
+    /// Other peers to wait for, for a moment, before the first round. Starting without them costs
+    /// computing power, nothing else.
+    pub expected_peers: usize,
+    /// The functions: program, limits, how many at once.
+    pub functions: ProcessConfig,
+    /// Time between durable checkpoints. A crash of all peers at once costs at most this much work,
+    /// and less where the newest states survive in shared memory.
+    pub checkpoint_every: Duration,
+}
+
+/// How a peer ended.
+#[derive(Debug, Clone)]
+pub struct PeerSummary {
+    /// The peer.
+    pub peer: PeerId,
+    /// [`Phase::Finished`] or [`Phase::Left`].
+    pub phase: Phase,
+    /// Its last status.
+    pub status: PeerStatus,
+}
+
+/// A peer that cannot start or go on. Its state on disk is valid all the same.
+#[derive(Debug, Error)]
+pub enum PeerError {
+    /// The run directory.
+    #[error(transparent)]
+    RunDirectory(#[from] RunDirectoryError),
+    /// The key file.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The ledger.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The status file.
+    #[error(transparent)]
+    Status(#[from] StatusError),
+    /// The address to listen on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The function pool's configuration.
+    #[error(transparent)]
+    Functions(#[from] ConfigError),
+    /// The functions cannot even prepare the run.
+    #[error("the functions cannot prepare the run: {0}")]
+    Prepare(#[from] TaskFailed),
+    /// The initial parameters that a function wrote are not what it reported.
+    #[error("the initial parameters in {} are damaged: {reason}", path.display())]
+    InitialParameters {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The run cannot go on anywhere.
+    #[error(transparent)]
+    Stopped(#[from] StopReason),
+    /// No peer of the ticket let this one in.
+    #[error("cannot join run {}: {reason}", run.short())]
+    Join {
+        /// The run.
+        run: RunId,
+        /// Why.
+        reason: JoinFailure,
+    },
+    /// A thread of this process died.
+    #[error("the peer's {0} thread has died; this is a bug")]
+    Thread(&'static str),
+}
+
+/// Why a run could not be joined.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum JoinFailure {
+    /// A peer answered and refused.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Nobody answered.
+    #[error("none of the ticket's {peers} peers answered within {} s; they may have ended, or be unreachable from here", waited.as_secs())]
+    Unreachable {
+        /// Peers tried.
+        peers: usize,
+        /// How long.
+        waited: Duration,
+    },
+    /// What came is not the run's spec.
+    #[error("a peer sent a run spec that is not the ticket's: {0}")]
+    WrongSpec(String),
+    /// This machine cannot listen, or has no randomness.
+    #[error("{0}")]
+    Local(String),
+}

@@ -1,0 +1,190 @@
+//! What a peer tells about itself while it runs: one small JSON file that is replaced whenever
+//! something changes, so that anyone on the machine can look without being in the way.
+
+use std::fs;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use peerless_protocol::{Digest, FinishReason, PeerId, RunId};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Version of the file's content.
+pub const STATUS_VERSION: u16 = 1;
+
+/// Largest status file that is read, in bytes.
+const MAX_STATUS_BYTES: u64 = 1 << 20;
+
+/// Where a peer is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Opening its store, preparing the initial state.
+    Starting,
+    /// Taking part in the run.
+    Training,
+    /// It has the final state.
+    Finished,
+    /// It was asked to leave, has written a checkpoint and ended.
+    Left,
+    /// It ended with an error.
+    Failed,
+}
+
+/// One function process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionStatus {
+    /// Its process id.
+    pub pid: u32,
+    /// Whether it computes at present.
+    pub busy: bool,
+}
+
+/// The functions of a peer and totals since the process began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionsStatus {
+    /// The processes that live.
+    pub processes: Vec<FunctionStatus>,
+    /// Invocations, failed ones included.
+    pub invocations: u64,
+    /// Invocations for which a process had to be started.
+    pub cold_starts: u64,
+    /// Invocations that failed.
+    pub failed: u64,
+    /// Invocations that were not the first attempt at their task.
+    pub retried: u64,
+}
+
+/// The result of an evaluation, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct EvaluationStatus {
+    /// The round whose state was evaluated.
+    pub round: u64,
+    /// Samples in the test set.
+    pub samples: u64,
+    /// Samples predicted right.
+    pub correct: u64,
+    /// Fraction predicted right.
+    pub accuracy: f64,
+    /// Mean loss per sample.
+    pub loss: f64,
+}
+
+/// What a peer tells about itself. Counters begin with the process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// [`STATUS_VERSION`].
+    pub version: u16,
+    /// The run.
+    pub run: RunId,
+    /// The peer's key.
+    pub peer: PeerId,
+    /// The peer's name in its run directory.
+    pub name: String,
+    /// The peer's process.
+    pub pid: u32,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Optimizer steps applied to its state.
+    pub steps: u64,
+    /// Its state: protocol rounds applied.
+    pub round: u64,
+    /// Its state's digest.
+    pub state_digest: Digest,
+    /// Digest of a canonical gradient; `None` until the first function has answered.
+    pub fingerprint: Option<Digest>,
+    /// Where it listens.
+    pub addresses: Vec<SocketAddr>,
+    /// Other peers it is connected to.
+    pub neighbours: usize,
+    /// Mean loss over the training samples of the newest round.
+    pub training_loss: Option<f64>,
+    /// The newest evaluation.
+    pub evaluation: Option<EvaluationStatus>,
+    /// Why the run is over, if it is.
+    pub finish_reason: Option<FinishReason>,
+    /// Rounds that this process has applied.
+    pub rounds_applied: u64,
+    /// Contributions that this process has announced.
+    pub contributions: u64,
+    /// Units that this process has computed in place of other peers.
+    pub backup_units: u64,
+    /// Its functions.
+    pub functions: FunctionsStatus,
+    /// What made it end, if it failed.
+    pub error: Option<String>,
+    /// When this was written, in microseconds since the Unix epoch.
+    pub updated_unix_us: u64,
+    /// When the process began to train (its first round), in microseconds since the Unix epoch.
+    pub training_since_unix_us: Option<u64>,
+    /// When the process got the final state, in microseconds since the Unix epoch.
+    pub finished_unix_us: Option<u64>,
+}
+
+/// A status file that cannot be read or written.
+#[derive(Debug, Error)]
+pub enum StatusError {
+    /// The file system failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: std::io::Error,
+    },
+    /// Not the JSON of a status.
+    #[error("{} is no peer status: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        reason: String,
+    },
+}
+
+/// Where the status of the peer with this directory is.
+pub fn status_path(peer_directory: &Path) -> PathBuf {
+    peer_directory.join("status.json")
+}
+
+impl PeerStatus {
+    /// Replaces the status file. Not flushed to the device: it describes a process, and after a power
+    /// cut there is none.
+    ///
+    /// # Errors
+    /// [`StatusError::Io`].
+    pub fn write(&self, peer_directory: &Path) -> Result<(), StatusError> {
+        let path = status_path(peer_directory);
+        let temporary = path.with_extension("json.tmp");
+        let at = |action: &'static str| {
+            let path = path.clone();
+            move |source| StatusError::Io { action, path, source }
+        };
+        let content = serde_json::to_vec(self).map_err(|error| at("encode")(error.into()))?;
+        let mut file = fs::File::create(&temporary).map_err(at("create"))?;
+        file.write_all(&content).map_err(at("write"))?;
+        fs::rename(&temporary, &path).map_err(at("replace"))
+    }
+
+    /// Reads the status of the peer with this directory; `None` if it has never written one.
+    ///
+    /// # Errors
+    /// [`StatusError`].
+    pub fn read(peer_directory: &Path) -> Result<Option<Self>, StatusError> {
+        use std::io::Read;
+        let path = status_path(peer_directory);
+        let io = |source| StatusError::Io { action: "read", path: path.clone(), source };
+        let file = match fs::File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            result => result.map_err(io)?,
+        };
+        let mut content = Vec::new();
+        file.take(MAX_STATUS_BYTES).read_to_end(&mut content).map_err(io)?;
+        let malformed =
+            |error: serde_json::Error| StatusError::Malformed { path: path.clone(), reason: error.to_string() };
+        serde_json::from_slice(&content).map(Some).map_err(malformed)
+    }
+}
