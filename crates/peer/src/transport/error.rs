@@ -288,6 +288,9 @@ pub enum Rejection {
     /// The other side speaks no TLS, or not with a peer's key, or was silent too long.
     #[error("handshake failed: {0}")]
     Handshake(String),
+    /// The other side closed the connection, or died, before it was admitted.
+    #[error("the other side hung up during the handshake")]
+    HungUp,
     /// Nobody could be reached at the address.
     #[error("cannot connect: {0}")]
     Unreachable(String),

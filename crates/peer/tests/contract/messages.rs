@@ -121,7 +121,8 @@ pub async fn a_forgotten_peer_is_told_goodbye_and_not_dialled_again<N: Network>(
     assert_eq!(a.find(disconnected).await, CloseReason::Forgotten);
     // The next event at `b` is the one that it causes itself.
     b.dial(&a);
-    assert!(matches!(b.next().await, Event::Connected { .. }));
+    let event = b.next().await;
+    assert!(matches!(event, Event::Connected { .. }), "{event:?}");
 }
 
 pub async fn a_shutdown_writes_out_what_is_queued<N: Network>(network: N) {

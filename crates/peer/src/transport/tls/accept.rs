@@ -44,6 +44,8 @@ pub(super) async fn accept_all(shared: Arc<Shared>, listener: TcpListener) {
 async fn admit(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Option<(Greeted, Parts)> {
     let (secured, hello) = match receive(shared, tcp, remote).await {
         Ok(received) => received,
+        // Nobody was turned away: a peer that finds itself connected, or dies, in the middle of it.
+        Err((_, Rejection::HungUp)) => return None,
         Err((peer, rejection)) => {
             shared.events.report(peer, remote, rejection);
             return None;

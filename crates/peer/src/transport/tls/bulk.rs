@@ -140,6 +140,9 @@ async fn write_push<W: AsyncWrite + Unpin>(
     writer.write(&frame::encode(FrameType::BlobBegin, &begin)?, &[]).await?;
     for piece in push.blob.chunks(CHUNK_BYTES) {
         writer.write(&frame::header(FrameType::BlobData, piece.len()), piece).await?;
+        // Without it, a blob would keep its thread until the kernel's buffer is full: tens of
+        // milliseconds in which a heartbeat may wait for the thread.
+        tokio::task::yield_now().await;
         if let Ok(reply) = replies.try_recv() {
             write_reply(writer, reply).await?;
         }
@@ -304,6 +307,7 @@ impl Receiver<'_> {
         }
         frame::read_onto(reader, &mut incoming.bytes, length, announced as usize).await?;
         incoming.hasher.update(&incoming.bytes[before..]);
+        tokio::task::yield_now().await;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsStream;
 
 use super::super::{Refusal, Rejection};
-use super::frame::{self, FrameType};
+use super::frame::{self, FrameType, ReadError};
 use super::hello::{Binding, Channel, EXPORTER_LABEL, Hello, Side};
 use super::{CONNECT_TIMEOUT, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, Shared, crypto};
 
@@ -105,6 +105,21 @@ fn failed(error: impl ToString) -> Rejection {
     Rejection::Handshake(error.to_string())
 }
 
+fn broken(error: io::Error) -> Rejection {
+    match error.kind() {
+        // What the TLS library wraps its own complaints in.
+        io::ErrorKind::InvalidData | io::ErrorKind::Other => failed(error),
+        _ => Rejection::HungUp,
+    }
+}
+
+fn unreadable(error: ReadError) -> Rejection {
+    match error {
+        ReadError::Violation(violation) => failed(violation),
+        ReadError::Io(error) => broken(error),
+    }
+}
+
 fn exporter<D>(connection: &ConnectionCommon<D>) -> Result<[u8; 32], Rejection> {
     connection.export_keying_material([0; 32], EXPORTER_LABEL, None).map_err(failed)
 }
@@ -113,7 +128,7 @@ async fn secure_dialled(shared: &Shared, tcp: TcpStream) -> Result<Secured, Reje
     let remote = tcp.peer_addr().map_err(failed)?;
     let buffered = BufReader::with_capacity(READ_BUFFER_BYTES, tcp);
     let name = ServerName::IpAddress(remote.ip().into());
-    let stream = shared.connector.connect(name, buffered).await.map_err(failed)?;
+    let stream = shared.connector.connect(name, buffered).await.map_err(broken)?;
     let connection = stream.get_ref().1;
     let (peer, exporter) = (crypto::remote_peer(connection).map_err(failed)?, exporter(connection)?);
     Ok(Secured { stream: stream.into(), peer, remote, side: Side::Dialler, exporter })
@@ -122,7 +137,7 @@ async fn secure_dialled(shared: &Shared, tcp: TcpStream) -> Result<Secured, Reje
 async fn secure_accepted(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Result<Secured, Rejection> {
     tcp.set_nodelay(true).map_err(failed)?;
     let buffered = BufReader::with_capacity(READ_BUFFER_BYTES, tcp);
-    let stream = shared.acceptor.accept(buffered).await.map_err(failed)?;
+    let stream = shared.acceptor.accept(buffered).await.map_err(broken)?;
     let connection = stream.get_ref().1;
     let (peer, exporter) = (crypto::remote_peer(connection).map_err(failed)?, exporter(connection)?);
     Ok(Secured { stream: stream.into(), peer, remote, side: Side::Acceptor, exporter })
@@ -152,8 +167,8 @@ impl Secured {
         };
         let body = hello.encode().map_err(failed)?;
         let frame = [&frame::header(FrameType::Hello, body.len()), &body[..]].concat();
-        self.stream.write_all(&frame).await.map_err(failed)?;
-        self.stream.flush().await.map_err(failed)
+        self.stream.write_all(&frame).await.map_err(broken)?;
+        self.stream.flush().await.map_err(broken)
     }
 
     /// Reads the other side's greeting and checks that it belongs to the run.
@@ -189,8 +204,8 @@ impl Secured {
 }
 
 async fn read_greeting<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Hello, Rejection> {
-    let (frame, length) = frame::read_header(stream).await.map_err(failed)?;
-    let body = frame::read_body(stream, length).await.map_err(failed)?;
+    let (frame, length) = frame::read_header(stream).await.map_err(unreadable)?;
+    let body = frame::read_body(stream, length).await.map_err(broken)?;
     match frame {
         FrameType::Hello => Hello::decode(&body).map_err(Rejection::ByUs),
         FrameType::Refuse => Err(frame::decode(frame, &body).map_or_else(failed, Rejection::ByThem)),

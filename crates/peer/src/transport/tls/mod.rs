@@ -13,6 +13,8 @@ mod dial;
 mod frame;
 mod handshake;
 mod hello;
+#[cfg(test)]
+mod misbehaviour;
 mod registry;
 mod session;
 
@@ -234,7 +236,8 @@ impl Transport for TlsTransport {
     }
 
     async fn shutdown(&self) {
-        for mut ended in self.shared.registry.close() {
+        self.shared.registry.close();
+        for mut ended in self.shared.registry.stop_all() {
             // The sender is never used, only dropped when the session has ended.
             let _ = ended.changed().await;
         }

@@ -203,16 +203,20 @@ impl Registry {
         }
     }
 
-    /// Admits and dials nobody any more and ends all sessions. Returns what tells their ends.
-    pub(super) fn close(&self) -> Vec<watch::Receiver<()>> {
+    /// Admits and dials nobody any more.
+    pub(super) fn close(&self) {
         let mut table = lock(&self.table);
         table.closed = true;
-        let mut ends = Vec::new();
         for slot in table.slots.values_mut() {
             slot.dialler = None;
-            ends.extend(slot.session.as_ref().map(|session| session.stop(CloseReason::Forgotten)));
         }
-        ends
+    }
+
+    /// Ends all sessions in good order. Returns what tells their ends.
+    pub(super) fn stop_all(&self) -> Vec<watch::Receiver<()>> {
+        let table = lock(&self.table);
+        let sessions = table.slots.values().filter_map(|slot| slot.session.as_ref());
+        sessions.map(|session| session.stop(CloseReason::Forgotten)).collect()
     }
 }
 

@@ -249,17 +249,14 @@ async fn write_messages<W: AsyncWrite + Unpin>(
 ) -> CloseReason {
     let mut batch = Vec::with_capacity(WRITE_BATCH);
     loop {
-        let stopped = tokio::select! {
+        tokio::select! {
             biased;
-            _ = messages.recv_many(&mut batch, WRITE_BATCH) => None,
-            reason = stopped(&mut stop) => Some(reason),
-        };
-        if let Some(reason) = stopped {
-            return reason;
+            _ = messages.recv_many(&mut batch, WRITE_BATCH) => {}
+            reason = stopped(&mut stop) => return reason,
         }
         if batch.is_empty() {
-            // The handle is gone without a word: the transport is being dropped.
-            return CloseReason::Forgotten;
+            // The handle is gone, and has said why.
+            return stopped(&mut stop).await;
         }
         let mut frames = Vec::new();
         for queued in &batch {
