@@ -78,7 +78,7 @@ async fn attach(shared: &Shared, secured: Secured, hello: Hello, sender: Side) {
     match shared.registry.claim_bulk(secured.peer, &hello, direction) {
         Ok(session) => {
             if let Some(greeted) = welcome(shared, secured, hello).await {
-                bulk::tune(greeted.stream.get_ref().0.get_ref());
+                bulk::tune(greeted.stream.get_ref().0);
                 // It fails when the session has ended meanwhile, and the connection with it.
                 let _ = session.send((direction, greeted.stream)).await;
             }

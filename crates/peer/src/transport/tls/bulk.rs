@@ -171,7 +171,7 @@ pub(super) async fn receive_blobs(
     stream: Stream,
     mut fetches: mpsc::Receiver<Fetch>,
 ) -> CloseReason {
-    let remote = stream.get_ref().0.get_ref().peer_addr();
+    let remote = stream.get_ref().0.peer_addr();
     let (mut reader, writer) = tokio::io::split(stream);
     let mut writer = FrameWriter::new(writer);
     let waiting = Waiting::default();

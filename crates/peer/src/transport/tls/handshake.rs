@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use peerless_protocol::PeerId;
 use rustls::ConnectionCommon;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsStream;
@@ -16,12 +16,10 @@ use super::frame::{self, FrameType, ReadError};
 use super::hello::{Binding, Channel, EXPORTER_LABEL, Hello, Side};
 use super::{CONNECT_TIMEOUT, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, Shared, crypto};
 
-/// Read ahead of TLS, which alone would ask the kernel for 4 KiB at a time.
-const READ_BUFFER_BYTES: usize = 64 << 10;
 /// Most bytes that are read and thrown away after a refusal.
 const DRAIN_BYTES: u64 = 4 << 20;
 
-pub(super) type Stream = TlsStream<BufReader<TcpStream>>;
+pub(super) type Stream = TlsStream<TcpStream>;
 
 /// A TLS connection to a peer that holds its key, and may still be a stranger.
 pub(super) struct Secured {
@@ -126,9 +124,8 @@ fn exporter<D>(connection: &ConnectionCommon<D>) -> Result<[u8; 32], Rejection> 
 
 async fn secure_dialled(shared: &Shared, tcp: TcpStream) -> Result<Secured, Rejection> {
     let remote = tcp.peer_addr().map_err(failed)?;
-    let buffered = BufReader::with_capacity(READ_BUFFER_BYTES, tcp);
     let name = ServerName::IpAddress(remote.ip().into());
-    let stream = shared.connector.connect(name, buffered).await.map_err(broken)?;
+    let stream = shared.connector.connect(name, tcp).await.map_err(broken)?;
     let connection = stream.get_ref().1;
     let (peer, exporter) = (crypto::remote_peer(connection).map_err(failed)?, exporter(connection)?);
     Ok(Secured { stream: stream.into(), peer, remote, side: Side::Dialler, exporter })
@@ -136,8 +133,7 @@ async fn secure_dialled(shared: &Shared, tcp: TcpStream) -> Result<Secured, Reje
 
 async fn secure_accepted(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Result<Secured, Rejection> {
     tcp.set_nodelay(true).map_err(failed)?;
-    let buffered = BufReader::with_capacity(READ_BUFFER_BYTES, tcp);
-    let stream = shared.acceptor.accept(buffered).await.map_err(broken)?;
+    let stream = shared.acceptor.accept(tcp).await.map_err(broken)?;
     let connection = stream.get_ref().1;
     let (peer, exporter) = (crypto::remote_peer(connection).map_err(failed)?, exporter(connection)?);
     Ok(Secured { stream: stream.into(), peer, remote, side: Side::Acceptor, exporter })

@@ -247,8 +247,7 @@ async fn garbage_before_and_inside_tls_is_turned_away() {
             drop(tcp);
         } else {
             let name = rustls::pki_types::ServerName::IpAddress(attack.host.local.ip().into());
-            let buffered = tokio::io::BufReader::new(tcp);
-            let mut tls = attack.attacker.shared.connector.connect(name, buffered).await.unwrap();
+            let mut tls = attack.attacker.shared.connector.connect(name, tcp).await.unwrap();
             tls.write_all(&garbage).await.unwrap();
             tls.flush().await.unwrap();
             drop(tls);
@@ -264,8 +263,7 @@ async fn another_transport_version_is_refused_with_both_numbers() {
     let mut attack = Attack::new().await;
     let tcp = TcpStream::connect(attack.host.local).await.unwrap();
     let name = rustls::pki_types::ServerName::IpAddress(attack.host.local.ip().into());
-    let buffered = tokio::io::BufReader::new(tcp);
-    let mut tls: Stream = attack.attacker.shared.connector.connect(name, buffered).await.unwrap().into();
+    let mut tls: Stream = attack.attacker.shared.connector.connect(name, tcp).await.unwrap().into();
     write(&mut tls, &[&header(FrameType::Hello, 4), &[9, 0, 1, 2]]).await;
     let (frame, length) = frame::read_header(&mut tls).await.unwrap();
     let body = frame::read_body(&mut tls, length).await.unwrap();
