@@ -4,6 +4,8 @@
 //! Units are cheap stand-ins for gradients, but sums, optimizer and state encoding are the real
 //! ones, so that a state digest here means what it means outside.
 
+#![allow(clippy::expect_used, reason = "a violated assumption of the simulator ends the simulation")]
+
 mod faults;
 mod model;
 mod random;

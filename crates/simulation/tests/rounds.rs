@@ -1,5 +1,7 @@
 //! Whatever happens to messages and peers, the model is the one of the serial run.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 use peerless_protocol::{Digest, RunSpec, StopReason, Time};
 use peerless_simulation::{Fault, Network, Outcome, World, serial_digests, small_spec};
 use proptest::prelude::*;

@@ -24,7 +24,7 @@ use crate::run_directory::RunDirectory;
 use crate::status::{EvaluationStatus, FunctionStatus, Phase};
 use crate::transport::download::fetch_blob;
 use crate::transport::tls::TlsTransport;
-use crate::transport::{self, Transport};
+use crate::transport::{self, Rejection, Transport};
 
 /// How often the run directory is searched for peers. They are dialled again by the transport on its
 /// own; this only finds new ones.
@@ -197,7 +197,11 @@ impl EventLoop {
             }
             transport::Event::Rejected { peer, address, reason } => {
                 let peer = peer.map(|peer| peer.short()).unwrap_or_default();
-                tracing::warn!(%peer, %address, %reason, "a connection was turned away");
+                match reason {
+                    // Said for every dial of a peer that is away.
+                    Rejection::Unreachable(_) => tracing::debug!(%peer, %address, %reason, "not reachable"),
+                    _ => tracing::warn!(%peer, %address, %reason, "a connection was turned away"),
+                }
                 Ok(())
             }
         }

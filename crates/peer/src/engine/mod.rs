@@ -149,7 +149,35 @@ async fn run_opened(
     let outcome = event_loop.run(events, leave).await;
     let flushed = event_loop.flush().await;
     let closed = close(event_loop).await;
+    if closed.is_ok() {
+        // The newest state is in a checkpoint; memory that no process owns must not outlive the run.
+        remove_tensors(&tensor_directory(directory));
+    }
     outcome.and(flushed).and(closed)
+}
+
+fn remove_tensors(tensors: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(tensors) {
+        tracing::warn!(path = %tensors.display(), %error, "the tensor files were not removed");
+    }
+}
+
+/// Frees the shared memory of a peer that was killed, which a peer that ends does by itself. Its
+/// checkpoints stay. Does nothing for a peer that lives.
+///
+/// # Errors
+/// When the peer's lock cannot be looked at.
+pub fn release_tensors(peer_directory: &Path) -> std::io::Result<()> {
+    let tensors = tensor_directory(peer_directory);
+    if !tensors.is_dir() {
+        return Ok(());
+    }
+    let lock = std::fs::File::open(peer_directory.join("store.lock"))?;
+    match lock.try_lock() {
+        Ok(()) => std::fs::remove_dir_all(tensors),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(()),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
 }
 
 /// Ends in order: the functions, the goodbye to others, the last checkpoint, the ledger.
