@@ -248,9 +248,9 @@ impl EventLoop {
     }
 
     fn take_payload(&self, from: PeerId, digest: Digest, bytes: Bytes) {
-        let storage = self.parts.storage.clone();
+        let received = self.parts.storage.run(move |worker| worker.receive(digest, &bytes));
         self.spawn(async move {
-            match storage.run(move |worker| worker.receive(digest, &bytes)).await? {
+            match received.await? {
                 Ok(()) => Ok(Some(Done::Input(Input::PayloadHeld(digest)))),
                 Err(error) => {
                     tracing::warn!(from = %from.short(), %error, "a payload is not used");
@@ -285,9 +285,9 @@ impl EventLoop {
         self.parts.reporter.update(|status| {
             status.training_since_unix_us.get_or_insert_with(unix_us);
         });
-        let storage = self.parts.storage.clone();
+        let begun = self.parts.storage.run(move |worker| worker.begin_round(from));
         self.spawn(async move {
-            storage.run(move |worker| worker.begin_round(from)).await??;
+            begun.await??;
             Ok(None)
         });
     }
@@ -313,14 +313,13 @@ impl EventLoop {
     }
 
     fn sum(&self, from: StateRef, units: UnitSet) {
-        let storage = self.parts.storage.clone();
+        let wanted = units.clone();
+        let summed = self.parts.storage.run(move |worker| {
+            let start = Instant::now();
+            worker.sum(from, &wanted).map(|payload| payload.map(|payload| (payload, start.elapsed())))
+        });
         self.spawn(async move {
-            let wanted = units.clone();
-            let timed = move |worker: &mut super::storage::Worker| {
-                let start = Instant::now();
-                worker.sum(from, &wanted).map(|payload| payload.map(|payload| (payload, start.elapsed())))
-            };
-            match storage.run(timed).await? {
+            match summed.await? {
                 Ok(Some((payload, took))) => Ok(Some(Done::Summed { from, units, payload, took })),
                 Ok(None) => Ok(None),
                 Err(error) => Err(peerless_store::StoreError::from(error).into()),
@@ -338,10 +337,10 @@ impl EventLoop {
     }
 
     fn apply(&self, from: StateRef, cover: Vec<SignedContribution>) {
-        let storage = self.parts.storage.clone();
+        let parts = cover.clone();
+        let applied = self.parts.storage.run(move |worker| worker.apply(from, &parts));
         self.spawn(async move {
-            let parts = cover.clone();
-            let applied = storage.run(move |worker| worker.apply(from, &parts)).await??;
+            let applied = applied.await??;
             Ok(Some(Done::Applied { applied: Box::new(applied), cover }))
         });
     }
@@ -349,8 +348,13 @@ impl EventLoop {
     async fn applied(&mut self, applied: Applied, cover: &[SignedContribution]) -> Result<(), PeerError> {
         let times = self.round.times(applied.sum, applied.update, applied.digest);
         let (units_computed, backup_units) = (self.round.units, self.round.backups);
-        self.parts.stored = applied.stored.clone();
-        self.update_status(&applied, cover);
+        if self.parts.node.state().state.round < applied.meta.state.round {
+            self.parts.stored = applied.stored.clone();
+            self.update_status(&applied, cover);
+        } else {
+            // A newer state came from others in the meantime and is what this peer works with.
+            tracing::debug!(round = applied.meta.state.round, "a round was applied that had been caught up with");
+        }
         // The protocol goes on first: the next round's units start before this one is written down.
         self.feed(Input::Applied(applied.meta)).await?;
         let header = &applied.header;

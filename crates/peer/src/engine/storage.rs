@@ -86,17 +86,19 @@ impl Storage {
         Ok(Self { jobs })
     }
 
-    /// Runs `job` on the thread, after everything asked for before, and waits for its result.
-    pub async fn run<R: Send + 'static>(
-        &self,
-        job: impl FnOnce(&mut Worker) -> R + Send + 'static,
-    ) -> Result<R, PeerError> {
+    /// Runs `job` on the thread, after everything asked for before this call. The order is that of the
+    /// calls: the job is queued at once, and the future only waits for its result.
+    pub fn run<R, F>(&self, job: F) -> impl Future<Output = Result<R, PeerError>> + Send + use<R, F>
+    where
+        R: Send + 'static,
+        F: FnOnce(&mut Worker) -> R + Send + 'static,
+    {
         let (reply, result) = oneshot::channel();
         self.post(move |worker| {
             // Whoever asked may be gone; the work is done all the same.
             let _ = reply.send(job(worker));
         });
-        result.await.map_err(|_| PeerError::Thread("store"))
+        async move { result.await.map_err(|_| PeerError::Thread("store")) }
     }
 
     /// Runs `job` on the thread without waiting.
