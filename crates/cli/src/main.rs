@@ -1,2 +1,83 @@
-//! The `peerless` command.
-fn main() {}
+//! The `peerless` command: trains one model on many peers with no server in the middle.
+
+mod commands;
+mod data;
+mod failure;
+mod functions;
+mod logging;
+mod output;
+mod process;
+mod runs;
+mod spec;
+mod train;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  peerless train                      LeNet-5 on MNIST with 4 peers
+  peerless train --help               everything that can be set
+  peerless status                     the newest run
+  peerless export -o model.safetensors
+  peerless eval model.safetensors";
+
+/// Peer-to-peer machine learning training: no server, stateless functions, and the same model bit
+/// for bit whatever dies on the way.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 110, after_help = format!("{EXAMPLES}\n\n{}", failure::HELP))]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model with several peers on this machine, and watch them
+    Train(Box<commands::train::TrainArgs>),
+    /// Start or invite single peers, on this or several machines
+    Peer(commands::peer::PeerArgs),
+    /// Show what the peers of a run are doing
+    Status(commands::status::StatusArgs),
+    /// List the runs on this machine, or show one
+    Runs(commands::runs::RunsArgs),
+    /// Write a run's model as safetensors
+    Export(commands::export::ExportArgs),
+    /// Evaluate a model on the whole test set
+    Eval(commands::eval::EvalArgs),
+    /// List and pull datasets
+    Data(commands::data::DataArgs),
+    /// Measure what a run costs on this machine
+    Bench(commands::bench::BenchArgs),
+    /// List the models that can be trained
+    Models(commands::models::ModelsArgs),
+    /// Compute units: tasks on stdin, reports on stdout
+    #[command(hide = true)]
+    Function,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => commands::train::run(*args),
+        Command::Peer(args) => commands::peer::run(args),
+        Command::Status(args) => commands::status::run(&args),
+        Command::Runs(args) => commands::runs::run(&args),
+        Command::Export(args) => commands::export::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Data(args) => commands::data::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
+        Command::Models(args) => commands::models::run(&args),
+        Command::Function => return commands::function::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::label("error", &failure::message(&error));
+            if let Some(hint) = failure::hint(&error) {
+                output::label("hint", hint);
+            }
+            ExitCode::from(failure::exit_code(&error))
+        }
+    }
+}

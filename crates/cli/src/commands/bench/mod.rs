@@ -1,0 +1,57 @@
+//! `peerless bench`: what a run costs on this machine, measured side by side.
+
+mod recovery;
+mod run;
+mod throughput;
+
+use clap::{Args, Subcommand};
+
+const EXAMPLES: &str = "\
+Examples:
+  peerless bench throughput           2 peers against a plain training loop, alternating
+  peerless bench recovery --kills 20  what a kill -9 of a peer costs the others
+
+Measure on a machine that does nothing else, with a release build.";
+
+/// Arguments of `peerless bench`.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Samples per second of a run against a plain single-process loop, and where a round's time goes
+    Throughput(throughput::ThroughputArgs),
+    /// Time until the next round is committed after kill -9 of a peer
+    Recovery(recovery::RecoveryArgs),
+}
+
+pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
+    match &args.command {
+        BenchCommand::Throughput(args) => throughput::run(args),
+        BenchCommand::Recovery(args) => recovery::run(args),
+    }
+}
+
+/// The value that `percent` per cent of the values do not exceed; 0 without values.
+fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let index = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(index).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_were_measured() {
+        let values = [5.0, 1.0, 4.0, 2.0, 3.0];
+        assert_eq!([0, 50, 95, 100].map(|percent| percentile(&values, percent)), [1.0, 3.0, 5.0, 5.0]);
+        assert_eq!(percentile(&[], 50), 0.0);
+    }
+}

@@ -1,0 +1,12 @@
+//! One module per subcommand.
+
+pub(crate) mod bench;
+pub(crate) mod data;
+pub(crate) mod eval;
+pub(crate) mod export;
+pub(crate) mod function;
+pub(crate) mod models;
+pub(crate) mod peer;
+pub(crate) mod runs;
+pub(crate) mod status;
+pub(crate) mod train;

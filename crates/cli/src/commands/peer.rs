@@ -1,0 +1,378 @@
+//! `peerless peer`: single peers, on this or several machines.
+
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
+use peerless_peer::status::{PeerStatus, Phase};
+use peerless_peer::ticket::{MAX_TICKET_PEERS, Ticket};
+use peerless_peer::transport::BindError;
+use peerless_peer::{PeerError, PeerOptions, fetch_spec, run_peer};
+use peerless_protocol::PeerId;
+use peerless_store::{LockError, StoreError};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::train::create_run;
+use crate::failure::{Advise, advised, code};
+use crate::functions::FunctionArgs;
+use crate::output::{self, Align, label, say, table};
+use crate::spec::SpecArgs;
+use crate::train::events::unix_us;
+use crate::{data, logging, runs};
+
+/// How long the peers of a ticket may take to answer.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two looks for the address that a peer listens on.
+const POLL: Duration = Duration::from_millis(20);
+
+const EXAMPLES: &str = "\
+Examples, two machines:
+  a$ peerless peer start --run-dir runs/mine --rounds 500 \\
+       --listen 0.0.0.0:4000 --advertise 10.0.0.1:4000 --print-ticket
+  b$ peerless peer join TICKET --listen 0.0.0.0:4000 --advertise 10.0.0.2:4000
+
+Two terminals of one machine:
+  peerless peer start --run-dir runs/mine --rounds 500
+  peerless peer start --run-dir runs/mine
+  peerless peer list runs/mine";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct PeerArgs {
+    #[command(subcommand)]
+    command: PeerCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PeerCommand {
+    /// Run a peer in a run directory, which is made if there is none
+    Start(Box<StartArgs>),
+    /// Take part in a run on another machine
+    Join(JoinArgs),
+    /// List the peers of a run directory
+    List(ListArgs),
+    /// Print a ticket that lets other machines join by way of the peers that run here
+    Ticket(TicketArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  peerless peer start --run-dir runs/mine --rounds 500 --print-ticket
+  peerless peer start --run-dir runs/mine --name second
+
+It ends when the run is over. SIGTERM or Ctrl-C make it leave with a checkpoint.")]
+struct StartArgs {
+    /// Run directory; if it does not exist, it is made for the run that the flags describe
+    #[arg(long, value_name = "DIR")]
+    run_dir: PathBuf,
+    /// Name of the peer in the run directory [default: the first number that is free]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    node: NodeArgs,
+    #[command(flatten)]
+    spec: SpecArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples (TICKET is what `peerless peer ticket` printed on the other machine):
+  peerless peer join TICKET
+  peerless peer join TICKET --dir runs/mine --listen 0.0.0.0:4000 --advertise 10.0.0.2:4000")]
+struct JoinArgs {
+    /// The ticket; anyone who has it can join the run
+    ticket: String,
+    /// Run directory on this machine [default: runs/MODEL-DATASET-ID]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Name of the peer in the run directory [default: the first number that is free]
+    #[arg(long)]
+    name: Option<String>,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  peerless peer list\n  peerless peer list runs/mine --json")]
+struct ListArgs {
+    /// Run directory [default: the newest below runs/]
+    run: Option<PathBuf>,
+    /// The same as RUN
+    #[arg(long, value_name = "RUN", conflicts_with = "run")]
+    run_dir: Option<PathBuf>,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  peerless peer ticket\n  peerless peer ticket runs/mine")]
+struct TicketArgs {
+    /// Run directory [default: the newest below runs/]
+    run: Option<PathBuf>,
+    /// The same as RUN
+    #[arg(long, value_name = "RUN", conflicts_with = "run")]
+    run_dir: Option<PathBuf>,
+}
+
+/// How a peer takes part; none of this changes the model.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Peer")]
+struct NodeArgs {
+    /// Address to listen on; port 0 takes any free one
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
+    listen: SocketAddr,
+    /// Address at which others reach this peer; can be repeated [default: the one it listens on]
+    #[arg(long, value_name = "ADDR:PORT")]
+    advertise: Vec<SocketAddr>,
+    /// Other peers to wait a few seconds for before the first round
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    expect: usize,
+    /// Seconds between durable checkpoints
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    checkpoint_every: u32,
+    /// Print a ticket to stdout as soon as the peer listens
+    #[arg(long)]
+    print_ticket: bool,
+    /// Leave when stdin ends
+    #[arg(long, hide = true)]
+    end_with_parent: bool,
+    #[command(flatten)]
+    functions: FunctionArgs,
+}
+
+pub(crate) fn run(args: PeerArgs) -> anyhow::Result<()> {
+    match args.command {
+        PeerCommand::Start(args) => start(*args),
+        PeerCommand::Join(args) => join(args),
+        PeerCommand::List(args) => list(&args),
+        PeerCommand::Ticket(args) => ticket(&args),
+    }
+}
+
+fn start(args: StartArgs) -> anyhow::Result<()> {
+    logging::start("info");
+    check_addresses(&args.node)?;
+    let run = match RunDirectory::open(&args.run_dir) {
+        Err(RunDirectoryError::NotARun { .. }) => create_run(&args.spec, Some(&args.run_dir))?,
+        opened => same_run(opened?, &args.spec)?,
+    };
+    let runtime = runtime()?;
+    runtime.block_on(take_part(run, args.name, args.node, Vec::new()))
+}
+
+/// A run that exists must be the one that the flags describe, if there are any.
+fn same_run(run: RunDirectory, flags: &SpecArgs) -> anyhow::Result<RunDirectory> {
+    let other = flags.is_given() && flags.spec(data::named(flags.dataset())?.spec())? != *run.spec();
+    if !other {
+        return Ok(run);
+    }
+    let what = anyhow::anyhow!(
+        "{} holds run {}, but the flags describe another run",
+        run.path().display(),
+        run.spec().id().short()
+    );
+    let hint = "leave the flags about what is trained out, or name another directory".to_owned();
+    Err(advised(what, code::USAGE, Some(hint)))
+}
+
+fn join(args: JoinArgs) -> anyhow::Result<()> {
+    logging::start("info");
+    check_addresses(&args.node)?;
+    let ticket: Ticket = args.ticket.parse().map_err(|error| {
+        let hint = "`peerless peer ticket` prints one on a machine that takes part".to_owned();
+        advised(anyhow::Error::new::<peerless_peer::ticket::TicketError>(error), code::USAGE, Some(hint))
+    })?;
+    let runtime = runtime()?;
+    let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;
+    let directory = args.dir.unwrap_or_else(|| runs::default_directory(&spec));
+    data::verify_for(&spec)?;
+    let run = match RunDirectory::open(&directory) {
+        Err(RunDirectoryError::NotARun { .. }) => {
+            RunDirectory::create(&directory, spec, ticket.secret().clone(), unix_us())?
+        }
+        opened => joined_before(opened?, &ticket)?,
+    };
+    runtime.block_on(take_part(run, args.name, args.node, ticket.peers().to_vec()))
+}
+
+fn joined_before(run: RunDirectory, ticket: &Ticket) -> anyhow::Result<RunDirectory> {
+    if run.spec().id() == ticket.run() && run.secret() == ticket.secret() {
+        return Ok(run);
+    }
+    let found = run.spec().id().short();
+    Err(anyhow::anyhow!("{} holds run {found}, which is not the ticket's", run.path().display()))
+        .hint("name another directory with --dir")
+}
+
+fn check_addresses(args: &NodeArgs) -> anyhow::Result<()> {
+    if !args.listen.ip().is_unspecified() || !args.advertise.is_empty() {
+        return Ok(());
+    }
+    let what = anyhow::anyhow!("{} is an address to listen on, but not one to be reached at", args.listen);
+    let hint = format!("add --advertise with this machine's address, such as 10.0.0.1:{}", args.listen.port());
+    Err(advised(what, code::USAGE, Some(hint)))
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
+}
+
+async fn take_part(
+    run: RunDirectory,
+    name: Option<String>,
+    args: NodeArgs,
+    bootstrap: Vec<(PeerId, Vec<SocketAddr>)>,
+) -> anyhow::Result<()> {
+    data::verify_for(run.spec())?;
+    let name = match name {
+        Some(name) => name,
+        None => free_name(&run)?,
+    };
+    let leave = leave(args.end_with_parent)?;
+    if args.print_ticket {
+        tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
+    }
+    let options = PeerOptions {
+        run,
+        name: name.clone(),
+        listen: args.listen,
+        advertise: args.advertise,
+        bootstrap,
+        expected_peers: args.expect,
+        functions: args.functions.config()?,
+        checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
+    };
+    let summary = run_peer(options, leave).await.map_err(explain)?;
+    let what = if summary.phase == Phase::Finished { "finished" } else { "left" };
+    say(&format!("peer {name} {what} after {} rounds, state {}", summary.status.steps, summary.status.state_digest));
+    Ok(())
+}
+
+/// The first number that is not the name of a peer that lives.
+fn free_name(run: &RunDirectory) -> anyhow::Result<String> {
+    let peers = runs::peers(run)?;
+    let taken = |name: &str| peers.iter().any(|peer| peer.alive && peer.name == name);
+    (1_u32..).map(|number| number.to_string()).find(|name| !taken(name)).context("no name is free")
+}
+
+fn explain(error: PeerError) -> anyhow::Error {
+    let (code, hint) = match &error {
+        PeerError::Bind(BindError::InUse { .. }) => (code::IN_USE, Some("--listen 127.0.0.1:0 takes any free port")),
+        PeerError::Store(StoreError::Lock(LockError::InUse { .. })) => {
+            (code::IN_USE, Some("`peerless peer list` shows who runs; --name starts another peer"))
+        }
+        PeerError::Stopped(_) => (code::RUN_FAILED, None),
+        _ => (code::ERROR, None),
+    };
+    advised(error, code, hint.map(str::to_owned))
+}
+
+/// Resolves when the peer is asked to leave.
+fn leave(end_with_parent: bool) -> anyhow::Result<impl Future<Output = ()> + Send> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
+    let (parent, mut parent_ended) = tokio::sync::mpsc::channel::<()>(1);
+    // Nobody sends anything: the channel ends when its sender is dropped.
+    let mut parent = Some(parent);
+    if end_with_parent {
+        let sender = parent.take();
+        // A thread and not tokio's stdin, which keeps the runtime from ending while it reads.
+        std::thread::spawn(move || {
+            // An error ends the stream as well.
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            drop(sender);
+        });
+    }
+    Ok(async move {
+        let _parent = parent;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = parent_ended.recv() => {}
+        }
+    })
+}
+
+/// Waits until this process's peer listens, and prints a ticket to it.
+async fn print_ticket(run: RunDirectory, directory: PathBuf) {
+    let status = loop {
+        let status = PeerStatus::read(&directory).ok().flatten();
+        let mine = |status: &PeerStatus| status.pid == std::process::id() && !status.addresses.is_empty();
+        if let Some(status) = status.filter(mine) {
+            break status;
+        }
+        tokio::time::sleep(POLL).await;
+    };
+    if status.addresses.iter().all(|address| address.ip().is_loopback()) {
+        label("hint", "this ticket works on this machine only; --listen and --advertise take other addresses");
+    }
+    let printed = encode_ticket(&run, &[&status]).and_then(|ticket| output::data(&ticket));
+    if let Err(error) = printed {
+        label("error", &format!("cannot print the ticket: {error:#}"));
+    }
+}
+
+fn encode_ticket(run: &RunDirectory, peers: &[&PeerStatus]) -> anyhow::Result<String> {
+    let peers = peers.iter().take(MAX_TICKET_PEERS).map(|status| (status.peer, status.addresses.clone()));
+    Ok(Ticket::new(run.spec().id(), run.secret().clone(), peers.collect())?.encode()?)
+}
+
+fn ticket(args: &TicketArgs) -> anyhow::Result<()> {
+    let run = runs::open(args.run.as_deref().or(args.run_dir.as_deref()))?;
+    let peers = runs::peers(&run)?;
+    let living = peers.iter().filter(|peer| peer.alive).filter_map(|peer| peer.status.as_ref());
+    let reachable: Vec<&PeerStatus> = living.filter(|status| !status.addresses.is_empty()).collect();
+    if reachable.is_empty() {
+        return Err(anyhow::anyhow!("no peer of {} runs on this machine", run.path().display()))
+            .hint(format!("start one: peerless peer start --run-dir {}", run.path().display()));
+    }
+    output::data(&encode_ticket(&run, &reachable)?)
+}
+
+fn list(args: &ListArgs) -> anyhow::Result<()> {
+    let run = runs::open(args.run.as_deref().or(args.run_dir.as_deref()))?;
+    let peers = runs::peers(&run)?;
+    if args.json {
+        let peer = |peer: &runs::LocalPeer| {
+            let status = peer.status.as_ref();
+            json!({
+                "name": peer.name, "id": status.map(|status| status.peer), "alive": peer.alive,
+                "pid": status.map(|status| status.pid), "phase": peer.phase(),
+                "addresses": status.map(|status| &status.addresses), "directory": peer.directory,
+            })
+        };
+        return output::json(&peers.iter().map(peer).collect::<Vec<_>>());
+    }
+    output::data(&list_table(&peers))
+}
+
+fn list_table(peers: &[runs::LocalPeer]) -> String {
+    let columns = [
+        ("peer", Align::Left),
+        ("pid", Align::Right),
+        ("phase", Align::Left),
+        ("address", Align::Left),
+        ("id", Align::Left),
+    ];
+    let row = |peer: &runs::LocalPeer| {
+        let or_dash = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "-".into());
+        let status = peer.status.as_ref();
+        let address = |address: &SocketAddr| address.to_string();
+        vec![
+            peer.name.clone(),
+            or_dash(status.map(|status| status.pid.to_string())),
+            peer.phase().to_owned(),
+            or_dash(status.map(|status| status.addresses.iter().map(address).collect::<Vec<_>>().join(" "))),
+            or_dash(status.map(|status| status.peer.to_string())),
+        ]
+    };
+    table(&columns, &peers.iter().map(row).collect::<Vec<_>>())
+}

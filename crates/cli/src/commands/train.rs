@@ -1,0 +1,219 @@
+//! `peerless train`: a run with several peers on this machine.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use clap::Args;
+use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
+use peerless_peer::ticket::JoinSecret;
+use peerless_training::Model;
+
+use crate::failure::{Advise, advised, code};
+use crate::functions::FunctionArgs;
+use crate::output::{self, label, say, thousands};
+use crate::spec::SpecArgs;
+use crate::train::events::unix_us;
+use crate::train::fault::Fault;
+use crate::train::peers::{Exit, Launch, Peer};
+use crate::train::summary::Summary;
+use crate::train::watch::{Outcome, Watch};
+use crate::{data, runs};
+
+const DEFAULT_PEERS: u16 = 4;
+/// Most peers that are started on one machine.
+const MAX_PEERS: i64 = 256;
+
+const EXAMPLES: &str = "\
+Examples:
+  peerless train
+  peerless train --peers 2 --rounds 200 --optimizer adam --lr 0.002
+  peerless train --until-accuracy 98% --json > summary.json
+  peerless train --rounds 200 --fault kill:1@10 --fault kill-function:2@15 --fault restart:1@40
+  peerless train --run-dir runs/mine --rounds 500
+  peerless train --resume runs/mine
+
+Faults are ACTION:NUMBER@ROUND, due when the first peer has taken ROUND optimizer steps:
+  kill:PEER@ROUND        kill -9 of a peer, counted from 1
+  stop:PEER@ROUND        SIGSTOP, and cont:PEER@ROUND for SIGCONT
+  restart:PEER@ROUND     start the peer again on its directory, killed before if it lives
+  kill-function:N@ROUND  kill -9 of N function processes, busy ones first
+
+The peers do not need this process: if it is killed they go on, and --resume watches them again.";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct TrainArgs {
+    /// Peers, each a process of its own [default: 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_PEERS))]
+    peers: Option<u16>,
+    /// Where the run is kept [default: runs/MODEL-DATASET-ID]
+    #[arg(long, value_name = "DIR", conflicts_with = "resume")]
+    run_dir: Option<PathBuf>,
+    /// Go on with a run: start the peers that do not live, and watch
+    #[arg(long, value_name = "DIR")]
+    resume: Option<PathBuf>,
+    /// Inject a fault, see below; can be repeated
+    #[arg(long, value_name = "SPEC")]
+    fault: Vec<Fault>,
+    /// End the peers when this process ends, however it does
+    #[arg(long)]
+    end_with_watcher: bool,
+    /// Write the summary to stdout as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    spec: SpecArgs,
+    #[command(flatten)]
+    functions: FunctionArgs,
+}
+
+pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
+    let start = Instant::now();
+    let (run, peers) = match &args.resume {
+        Some(directory) => resume(&args, directory)?,
+        None => create(&args)?,
+    };
+    let count = peers.len();
+    check_faults(&args.fault, count)?;
+    let launch = launch(&args, &run, count)?;
+    introduce(&run, count);
+    let mut watch = Watch::new(run, launch, peers, args.fault);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    let outcome = runtime.block_on(async {
+        watch.start()?;
+        watch.watch().await
+    })?;
+    conclude(&watch, outcome, start, args.json)
+}
+
+/// Checks everything before anything is made.
+fn create(args: &TrainArgs) -> anyhow::Result<(RunDirectory, Vec<Peer>)> {
+    let count = args.peers.unwrap_or(DEFAULT_PEERS).into();
+    check_faults(&args.fault, count)?;
+    let run = create_run(&args.spec, args.run_dir.as_deref())?;
+    let peers = (1..=count).map(|number| peer(&run, &number.to_string())).collect::<Result<_, _>>()?;
+    Ok((run, peers))
+}
+
+/// Makes the directory of the run that the flags describe. The dataset is pulled if it is not here.
+pub(crate) fn create_run(args: &SpecArgs, directory: Option<&Path>) -> anyhow::Result<RunDirectory> {
+    Model::named(args.model()).code(code::USAGE)?;
+    let dataset = data::named(args.dataset())?;
+    let spec = args.spec(dataset.spec())?;
+    if let Some(Err(error @ (RunDirectoryError::Newer { .. } | RunDirectoryError::Damaged { .. }))) =
+        directory.map(RunDirectory::open)
+    {
+        return Err(error.into());
+    }
+    data::ensure(dataset.name)?;
+    data::trainer(&spec.model, dataset.name)?;
+    let directory = directory.map_or_else(|| runs::free_directory(&spec), Path::to_path_buf);
+    let secret = JoinSecret::generate().context("the operating system gives no randomness")?;
+    let hint = format!("go on with it: peerless train --resume {}", directory.display());
+    RunDirectory::create(&directory, spec, secret, unix_us()).map_err(|error| match error {
+        RunDirectoryError::Exists { .. } => advised(error, code::ERROR, Some(hint)),
+        error => error.into(),
+    })
+}
+
+fn resume(args: &TrainArgs, directory: &Path) -> anyhow::Result<(RunDirectory, Vec<Peer>)> {
+    if args.spec.is_given() {
+        return Err(anyhow::anyhow!("what a run trains cannot be changed when it is resumed")).code(code::USAGE);
+    }
+    let run = runs::open(Some(directory))?;
+    data::ensure(&run.spec().dataset.name)?;
+    let mut names: Vec<String> = run.peers()?.into_iter().map(|(name, _)| name).collect();
+    let wanted = args.peers.unwrap_or(if names.is_empty() { DEFAULT_PEERS } else { 0 });
+    for name in (1..=wanted).map(|number| number.to_string()) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let mut peers = names.iter().map(|name| peer(&run, name)).collect::<anyhow::Result<Vec<_>>>()?;
+    find_processes(&mut peers)?;
+    Ok((run, peers))
+}
+
+/// Takes over the processes that live. Peers that have the final state are not started again, and
+/// once one has it and none lives, nobody is: the run is over.
+fn find_processes(peers: &mut [Peer]) -> anyhow::Result<()> {
+    let mut lives = false;
+    for peer in &mut *peers {
+        lives |= peer.attach()?;
+    }
+    for peer in peers.iter_mut().filter(|peer| !peer.lives()) {
+        peer.recall()?;
+    }
+    let over = !lives && peers.iter().any(|peer| peer.exit() == Some(Exit::Finished));
+    for peer in peers.iter_mut().filter(|peer| !over && peer.exit() != Some(Exit::Finished) && !peer.lives()) {
+        peer.forget();
+    }
+    if over {
+        say("this run is finished already");
+    }
+    Ok(())
+}
+
+fn peer(run: &RunDirectory, name: &str) -> anyhow::Result<Peer> {
+    Ok(Peer::new(name.to_owned(), run.peer_directory(name)?))
+}
+
+fn check_faults(faults: &[Fault], peers: usize) -> anyhow::Result<()> {
+    match faults.iter().find(|fault| fault.action.peer().is_some_and(|peer| peer > peers)) {
+        None => Ok(()),
+        Some(fault) => Err(anyhow::anyhow!("fault {fault} names a peer that the run does not have: it has {peers}"))
+            .code(code::USAGE),
+    }
+}
+
+fn launch(args: &TrainArgs, run: &RunDirectory, peers: usize) -> anyhow::Result<Launch> {
+    let program = std::env::current_exe().context("cannot find out where this program is")?;
+    let mut flags = vec!["--expect".to_owned(), (peers - 1).to_string()];
+    flags.extend(args.functions.for_peer(peers));
+    Ok(Launch { program, run: run.path().to_path_buf(), flags, end_with_watcher: args.end_with_watcher })
+}
+
+fn introduce(run: &RunDirectory, peers: usize) {
+    let spec = run.spec();
+    say(&format!(
+        "run {} in {}: {} on {}, {} rounds of {} samples, {peers} {}",
+        spec.id().short(),
+        run.path().display(),
+        spec.model,
+        spec.dataset.name,
+        thousands(spec.rounds),
+        thousands(spec.samples_per_round()),
+        if peers == 1 { "peer" } else { "peers" },
+    ));
+}
+
+fn conclude(watch: &Watch, outcome: Outcome, start: Instant, json: bool) -> anyhow::Result<()> {
+    let hint = Some(format!("go on: peerless train --resume {}", watch.run.path().display()));
+    match outcome {
+        Outcome::Finished => {}
+        Outcome::Interrupted => return Err(advised(anyhow::anyhow!("interrupted"), code::INTERRUPTED, hint)),
+        Outcome::Abandoned => {
+            let reason = last_words(watch);
+            return Err(advised(anyhow::anyhow!("no peer is left{reason}"), code::RUN_FAILED, hint));
+        }
+    }
+    let summary = Summary::new(watch, start.elapsed());
+    if json {
+        output::json(&summary)?;
+    } else {
+        output::data(&summary.text())?;
+    }
+    if summary.agrees() {
+        return Ok(());
+    }
+    label("warning", "different machines may compute different bits; `peerless status` shows the fingerprints");
+    Err(anyhow::anyhow!("the finished peers have different states")).code(code::DIVERGED)
+}
+
+/// What the peers that failed said about it.
+fn last_words(watch: &Watch) -> String {
+    let error = watch.peers.iter().find_map(|peer| peer.status.as_ref()?.error.as_ref());
+    error.map(|error| format!(", and the run cannot go on: {error}")).unwrap_or_default()
+}

@@ -1,0 +1,96 @@
+//! Flags about function processes.
+
+use std::ffi::OsString;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use peerless_functions::ProcessConfig;
+
+/// The subcommand that a function's process runs.
+pub(crate) const FUNCTION_COMMAND: &str = "function";
+
+/// How a peer runs its functions. None of this changes the model.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Functions")]
+pub(crate) struct FunctionArgs {
+    /// Most function processes per peer [default: the cores, shared among the peers]
+    #[arg(long, value_name = "N")]
+    pub(crate) functions: Option<usize>,
+    /// Most memory of a function's heap and stacks, such as 512M or 2G [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    function_memory: Option<Size>,
+    /// Longest time of one invocation before the function is killed [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    function_timeout: Option<u32>,
+}
+
+impl FunctionArgs {
+    /// The pool that the flags describe: its functions are this very program.
+    pub(crate) fn config(&self) -> anyhow::Result<ProcessConfig> {
+        let program = std::env::current_exe().context("cannot find out where this program is")?;
+        let mut config = ProcessConfig::new(program);
+        config.args = vec![OsString::from(FUNCTION_COMMAND)];
+        config.concurrency = self.functions.unwrap_or(config.concurrency);
+        config.memory_limit_bytes = self.function_memory.map(|Size(bytes)| bytes);
+        if let Some(seconds) = self.function_timeout {
+            config.time_limit = Duration::from_secs(seconds.into());
+        }
+        Ok(config)
+    }
+
+    /// The flags again, for a peer that shares this machine with `peers - 1` others.
+    pub(crate) fn for_peer(&self, peers: usize) -> Vec<String> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let functions = self.functions.unwrap_or((cores / peers.max(1)).max(1));
+        let mut flags = vec!["--functions".to_owned(), functions.to_string()];
+        if let Some(Size(bytes)) = self.function_memory {
+            flags.extend(["--function-memory".to_owned(), bytes.to_string()]);
+        }
+        if let Some(seconds) = self.function_timeout {
+            flags.extend(["--function-timeout".to_owned(), seconds.to_string()]);
+        }
+        flags
+    }
+}
+
+/// A size in bytes, with K, M or G for powers of 1024.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Size(u64);
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let unit = |letters: [char; 2], shift: u32| Some((text.strip_suffix(letters)?, shift));
+        let (number, shift) =
+            unit(['k', 'K'], 10).or(unit(['m', 'M'], 20)).or(unit(['g', 'G'], 30)).unwrap_or((text, 0));
+        let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+        bytes.filter(|&bytes| bytes > 0).map(Self).ok_or_else(|| "expected a size such as 512M or 2G".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_their_unit() {
+        for (text, bytes) in [("512", 512), ("4K", 4096), ("512M", 512 << 20), ("2G", 2 << 30)] {
+            assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "0", "M", "-1", "2X", "1.5G", "99999999999G"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn cores_are_shared_among_peers_but_every_peer_has_a_function() {
+        let flags = FunctionArgs::default().for_peer(1_000_000);
+        assert_eq!(flags, ["--functions", "1"]);
+        let given = FunctionArgs { functions: Some(7), function_memory: Some(Size(9)), function_timeout: Some(3) };
+        let flags = given.for_peer(2);
+        assert_eq!(flags, ["--functions", "7", "--function-memory", "9", "--function-timeout", "3"]);
+    }
+}

@@ -1,0 +1,8 @@
+//! A run on this machine: its peers' processes, the faults they suffer, and what there is to see.
+
+pub(crate) mod events;
+pub(crate) mod fault;
+pub(crate) mod peers;
+pub(crate) mod progress;
+pub(crate) mod summary;
+pub(crate) mod watch;
