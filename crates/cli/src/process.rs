@@ -40,7 +40,10 @@ mod tests {
     #[test]
     fn a_killed_process_that_nobody_reaped_is_dead() {
         let mut child = Command::new("sleep").arg("60").stdout(Stdio::null()).spawn().unwrap();
-        assert!(is_alive(child.id(), "60"));
+        // A process has its command line a moment after it is started.
+        while !is_alive(child.id(), "60") {
+            std::thread::yield_now();
+        }
         assert!(signal(child.id(), Signal::KILL));
         while is_alive(child.id(), "60") {
             std::thread::yield_now();

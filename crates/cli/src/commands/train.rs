@@ -59,6 +59,9 @@ pub(crate) struct TrainArgs {
     /// End the peers when this process ends, however it does
     #[arg(long)]
     end_with_watcher: bool,
+    /// Seconds between durable checkpoints [default: 10]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    checkpoint_every: Option<u32>,
     /// Write the summary to stdout as JSON
     #[arg(long)]
     json: bool,
@@ -172,15 +175,17 @@ fn launch(args: &TrainArgs, run: &RunDirectory, peers: usize) -> anyhow::Result<
     let program = std::env::current_exe().context("cannot find out where this program is")?;
     let mut flags = vec!["--expect".to_owned(), (peers - 1).to_string()];
     flags.extend(args.functions.for_peer(peers));
+    if let Some(seconds) = args.checkpoint_every {
+        flags.extend(["--checkpoint-every".to_owned(), seconds.to_string()]);
+    }
     Ok(Launch { program, run: run.path().to_path_buf(), flags, end_with_watcher: args.end_with_watcher })
 }
 
 fn introduce(run: &RunDirectory, peers: usize) {
     let spec = run.spec();
+    say(&format!("run {} in {}", spec.id().short(), run.path().display()));
     say(&format!(
-        "run {} in {}: {} on {}, {} rounds of {} samples, {peers} {}",
-        spec.id().short(),
-        run.path().display(),
+        "{} on {}, {} rounds of {} samples, {peers} {}",
         spec.model,
         spec.dataset.name,
         thousands(spec.rounds),

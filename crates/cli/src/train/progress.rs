@@ -80,7 +80,8 @@ impl Progress {
 
     fn plain(&mut self, sight: Sight, speed: Option<f64>) {
         let due = self.last_line.is_none_or(|last| last.elapsed() >= PLAIN_EVERY);
-        if due && sight.round > 0 && self.drawn != Some(sight) {
+        let under_way = (1..self.rounds).contains(&sight.round);
+        if due && under_way && self.drawn != Some(sight) {
             say(&format!("round {}/{}  {}", sight.round, self.rounds, describe(&sight, speed)));
             self.last_line = Some(Instant::now());
             self.drawn = Some(sight);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use peerless_peer::run_directory::RunDirectory;
-use peerless_peer::status::PeerStatus;
+use peerless_peer::status::{EvaluationStatus, PeerStatus};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -52,6 +52,7 @@ impl Watch {
     pub(crate) fn new(run: RunDirectory, launch: Launch, peers: Vec<Peer>, mut faults: Vec<Fault>) -> Self {
         faults.sort_by_key(|fault| fault.round);
         let progress = Progress::new(run.spec().rounds, run.spec().samples_per_round());
+        let evaluated = newest_evaluation(&peers).map(|evaluation| evaluation.round);
         Self {
             run,
             peers,
@@ -61,7 +62,7 @@ impl Watch {
             faults,
             progress,
             round: 0,
-            evaluated: None,
+            evaluated,
             interrupts: 0,
         }
     }
@@ -166,8 +167,7 @@ impl Watch {
                 self.training_since = Some((since, status.steps.saturating_sub(status.rounds_applied)));
             }
         }
-        let evaluation = self.peers.iter().filter_map(|peer| peer.status.as_ref()?.evaluation);
-        let Some(newest) = evaluation.max_by_key(|evaluation| evaluation.round) else { return };
+        let Some(newest) = newest_evaluation(&self.peers) else { return };
         if self.evaluated.is_none_or(|known| known < newest.round) {
             self.evaluated = Some(newest.round);
             let detail = format!("test accuracy {}, loss {:.4}", percent(newest.accuracy), newest.loss);
@@ -298,4 +298,9 @@ impl Watch {
         let peer = peer.map(|index| self.peers[index].name.clone());
         self.events.push(Event { at_unix_us: unix_us(), round: self.round, kind, peer, detail });
     }
+}
+
+fn newest_evaluation(peers: &[Peer]) -> Option<EvaluationStatus> {
+    let evaluations = peers.iter().filter_map(|peer| peer.status.as_ref()?.evaluation);
+    evaluations.max_by_key(|evaluation| evaluation.round)
 }
