@@ -2,14 +2,18 @@
 
 use crate::units::UnitSet;
 
-/// Steps after which the search for a cover gives up. Contributions are few (one per peer and a
-/// handful of backups), so real searches take tens of steps; the bound protects against a peer that
-/// announces sets made to be hard. Giving up costs a backup, nothing else.
+/// Sets tried after which the search for a cover gives up. It is only needed when contributions
+/// overlap, and then they are few; the bound protects against a peer that announces sets made to be
+/// hard. Giving up costs the units that [`disjoint_choice`] leaves, which are asked for or computed.
 const MAX_STEPS: u32 = 10_000;
 
 /// Indices of `sets` that together hold each of `units` exactly once and nothing else, or `None`.
-/// Earlier sets are preferred.
+/// Larger sets are preferred where sets overlap.
 pub fn exact_cover(units: &UnitSet, sets: &[&UnitSet]) -> Option<Vec<usize>> {
+    let (simple, left) = disjoint_choice(units, sets);
+    if left.is_empty() {
+        return Some(simple);
+    }
     let mut chosen = Vec::new();
     let mut steps = 0;
     search(units, sets, &mut chosen, &mut steps).then_some(chosen)
@@ -18,17 +22,18 @@ pub fn exact_cover(units: &UnitSet, sets: &[&UnitSet]) -> Option<Vec<usize>> {
 fn search(left: &UnitSet, sets: &[&UnitSet], chosen: &mut Vec<usize>, steps: &mut u32) -> bool {
     let Some(unit) = left.iter().next() else { return true };
     for (index, set) in sets.iter().enumerate() {
+        if !set.contains(unit) || !set.is_subset(left) {
+            continue;
+        }
         *steps += 1;
         if *steps > MAX_STEPS {
             return false;
         }
-        if set.contains(unit) && set.is_subset(left) {
-            chosen.push(index);
-            if search(&left.difference(set), sets, chosen, steps) {
-                return true;
-            }
-            chosen.pop();
+        chosen.push(index);
+        if search(&left.difference(set), sets, chosen, steps) {
+            return true;
         }
+        chosen.pop();
     }
     false
 }
@@ -64,7 +69,7 @@ mod tests {
 
     #[test]
     fn disjoint_sets_that_hold_everything_are_a_cover() {
-        assert_eq!(cover(4, &[&[0, 2], &[1], &[3]]), Some(vec![0, 1, 2]));
+        assert_eq!(cover(4, &[&[1], &[0, 2], &[3]]), Some(vec![1, 0, 2]));
     }
 
     #[test]
@@ -80,6 +85,13 @@ mod tests {
     #[test]
     fn a_missing_unit_is_no_cover() {
         assert_eq!(cover(3, &[&[0], &[1]]), None);
+    }
+
+    #[test]
+    fn a_thousand_single_units_are_a_cover() {
+        let sets: Vec<UnitSet> = (0..1000).map(|unit| set(&[unit])).collect();
+        let chosen = exact_cover(&(0..1000).collect(), &sets.iter().collect::<Vec<_>>());
+        assert_eq!(chosen.map(|chosen| chosen.len()), Some(1000));
     }
 
     #[test]

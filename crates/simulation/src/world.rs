@@ -377,7 +377,7 @@ impl World {
         model::next_state(&self.spec, &mut state, sum.as_ref(), training, evaluation);
         assert_eq!(state.digest(), self.serial[state.header.round as usize], "not the state of the serial run");
         let meta = self.keep(peer, state);
-        self.later(peer, 200, Input::Applied(meta));
+        self.later(peer, 200, Input::Applied { from, meta });
     }
 
     fn keep(&mut self, peer: usize, state: State) -> StateMeta {

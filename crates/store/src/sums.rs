@@ -177,7 +177,9 @@ impl RoundSums {
     /// [`SumsError::File`] if a gradient file cannot be removed; the round is started all the same.
     pub fn begin(&mut self, plan: &RoundPlan) -> Result<(), SumsError> {
         self.gradient_units = plan.gradient_units;
-        self.own_digests.clear();
+        for digest in std::mem::take(&mut self.own_digests).into_values() {
+            self.payloads.remove(&digest);
+        }
         self.included.clear();
         self.included_units = UnitSet::new();
         if !self.own_units.is_empty() {

@@ -1,6 +1,7 @@
 //! Falling behind, joining and diverging: taking a state from others.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::io::{Effect, Event, StateMeta};
 use super::{Fetching, Node, Phase};
@@ -9,6 +10,10 @@ use crate::message::Heartbeat;
 use crate::state::StateRef;
 use crate::time::Time;
 
+/// How long a peer whose newest state could not be had does not count as being ahead: time for others
+/// to be asked, and for backups.
+const DOUBT: Duration = Duration::from_secs(1);
+
 /// Rounds for which the digests of all peers are remembered and compared.
 const HISTORY_ROUNDS: usize = 8;
 
@@ -16,7 +21,9 @@ impl Node {
     /// Remembers which digest a peer has for a round, and compares it with the own one.
     pub(super) fn observe_state(&mut self, now: Time, peer: PeerId, state: StateRef) {
         let newest = self.history.keys().next_back().copied().unwrap_or(0);
-        if state.round.saturating_add(HISTORY_ROUNDS as u64) <= newest {
+        let span = HISTORY_ROUNDS as u64;
+        let out_of_reach = state.round > self.state.state.round.saturating_add(span) && peer != self.me;
+        if out_of_reach || state.round.saturating_add(span) <= newest {
             return;
         }
         let known = self.history.entry(state.round).or_default().insert(peer, state.digest);
@@ -43,14 +50,19 @@ impl Node {
     /// Starts to catch up if others are ahead: at once by two rounds, and by one round after the
     /// time that messages in flight may take.
     pub(super) fn check_behind(&mut self, now: Time) {
-        let ahead = self.ahead();
+        if self.fetching.is_some() || self.round.applying || !matches!(self.phase, Phase::Working | Phase::Gathering) {
+            return;
+        }
+        let winners = self.winners_over_this();
+        if !winners.is_empty() {
+            self.fetch_newest(now, &winners);
+            return;
+        }
+        let ahead = self.ahead(now);
         let Some(most) = ahead.iter().map(|(_, heartbeat)| heartbeat.state.round).max() else {
             self.behind_since = None;
             return;
         };
-        if self.fetching.is_some() || self.round.applying || !matches!(self.phase, Phase::Working | Phase::Gathering) {
-            return;
-        }
         let since = *self.behind_since.get_or_insert(now);
         let patience_over = now.since(since) >= self.pace.in_flight();
         if most >= self.state.state.round + 2 || patience_over || self.phase == Phase::Gathering {
@@ -60,15 +72,20 @@ impl Node {
     }
 
     /// Peers in reach whose state is newer than this one's.
-    pub(super) fn ahead(&self) -> Vec<(PeerId, Heartbeat)> {
-        let usable = self.neighbours.iter().filter(|(_, neighbour)| !neighbour.suspected);
+    pub(super) fn ahead(&self, now: Time) -> Vec<(PeerId, Heartbeat)> {
+        let usable = self.neighbours.iter().filter(|(_, n)| !n.suspected && n.doubted_until <= now);
         let known = usable.filter_map(|(peer, neighbour)| Some((*peer, neighbour.last?)));
         known.filter(|(_, heartbeat)| heartbeat.state.round > self.state.state.round).collect()
     }
 
     fn fetch_newest(&mut self, now: Time, holders: &[PeerId]) {
         self.behind_since = Some(now);
-        let heartbeats = holders.iter().filter_map(|peer| Some((*peer, self.neighbours.get(peer)?.last?)));
+        if self.fetching.is_some() {
+            return;
+        }
+        let trusted = |peer: &&PeerId| self.neighbours.get(peer).is_some_and(|n| n.doubted_until <= now);
+        let heartbeats =
+            holders.iter().filter(trusted).filter_map(|peer| Some((*peer, self.neighbours.get(peer)?.last?)));
         let offers: Vec<(PeerId, Heartbeat)> =
             heartbeats.filter(|(_, offer)| offer.state_bytes <= self.config.max_state_bytes).collect();
         let Some(newest) = offers.iter().map(|(_, offer)| offer.state.round).max() else { return };
@@ -83,19 +100,19 @@ impl Node {
             return;
         };
         let state = StateRef { round: newest, digest };
-        let donors = votes.into_iter().filter(|(_, d)| *d == digest).map(|(peer, _)| peer).collect();
-        self.fetching = Some(Fetching { state });
+        let donors: Vec<PeerId> = votes.into_iter().filter(|(_, d)| *d == digest).map(|(peer, _)| peer).collect();
+        self.fetching = Some(Fetching { state, donors: donors.clone() });
         self.emit(Effect::Record(Event::CatchUp { from: self.state.state.round, to: state }));
         self.emit(Effect::FetchState { state, bytes, donors });
     }
 
     pub(super) fn state_fetched(&mut self, now: Time, meta: StateMeta) {
-        if self.fetching.take().is_none_or(|fetching| fetching.state != meta.state) || self.phase == Phase::Left {
+        if self.fetching.take_if(|fetching| fetching.state == meta.state).is_none() {
             return;
         }
         // The own round may have been applied while the state was under way; going back is right
         // only if the own state is the one that lost a comparison.
-        let lost = self.history.get(&self.state.state.round).is_some_and(|d| winner(d) != self.state.state.digest);
+        let lost = !self.winners_over_this().is_empty();
         if meta.state.round > self.state.state.round || lost {
             self.history.values_mut().for_each(|digests| {
                 digests.remove(&self.me);
@@ -105,11 +122,23 @@ impl Node {
     }
 
     pub(super) fn state_unavailable(&mut self, now: Time, state: StateRef) {
-        if self.fetching.is_some_and(|fetching| fetching.state == state) {
-            self.fetching = None;
-            self.behind_since = None;
-            self.check_behind(now);
+        let Some(fetching) = self.fetching.take_if(|fetching| fetching.state == state) else { return };
+        // The next heartbeat of another peer, or of these after a while, starts another attempt.
+        for donor in fetching.donors {
+            if let Some(neighbour) = self.neighbours.get_mut(&donor) {
+                neighbour.doubted_until = now + DOUBT;
+            }
         }
+    }
+
+    /// Peers whose state of this peer's round wins against this peer's; empty if none does.
+    fn winners_over_this(&self) -> Vec<PeerId> {
+        let Some(digests) = self.history.get(&self.state.state.round) else { return Vec::new() };
+        let winner = winner(digests);
+        if winner == self.state.state.digest {
+            return Vec::new();
+        }
+        digests.iter().filter(|(_, digest)| **digest == winner).map(|(peer, _)| *peer).collect()
     }
 }
 

@@ -87,7 +87,12 @@ pub enum Input {
         payload: PayloadRef,
     },
     /// Answer to [`Effect::Apply`]: the next state is in the store.
-    Applied(StateMeta),
+    Applied {
+        /// The state that the round started from.
+        from: StateRef,
+        /// The next state.
+        meta: StateMeta,
+    },
     /// Answer to [`Effect::FetchState`]: the state is in the store, its digest checked.
     StateFetched(StateMeta),
     /// Answer to [`Effect::FetchState`]: no donor had it.

@@ -37,7 +37,7 @@ impl Node {
             return;
         }
         self.remember(&member);
-        self.neighbours.insert(peer, Neighbour { heard: now, last: None, suspected: false });
+        self.neighbours.insert(peer, Neighbour { heard: now, last: None, suspected: false, doubted_until: Time(0) });
         self.round.informed.remove(&peer);
         self.emit(Effect::Record(Event::PeerConnected(peer)));
         let members = Message::Members(self.member_list());
@@ -50,6 +50,8 @@ impl Node {
             return;
         }
         self.round.informed.remove(&peer);
+        // Whoever lives dials by itself; remembering all who ever came would fill the list.
+        self.members.remove(&peer);
         self.emit(Effect::Record(Event::PeerLost(peer)));
         self.view_changed(now);
     }

@@ -35,6 +35,8 @@ struct Neighbour {
     heard: Time,
     last: Option<Heartbeat>,
     suspected: bool,
+    /// Its newest state could not be had: until then it does not count as being ahead.
+    doubted_until: Time,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,9 +51,11 @@ enum Phase {
     Left,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// A state under way, and who is asked for it.
+#[derive(Debug, Clone)]
 struct Fetching {
     state: StateRef,
+    donors: Vec<PeerId>,
 }
 
 /// The state machine of one peer.
@@ -69,6 +73,8 @@ pub struct Node {
     early: Vec<(PeerId, SignedContribution)>,
     /// Payloads in the store.
     held: BTreeSet<Digest>,
+    /// Those of them that no contribution had announced when the round began.
+    unannounced: BTreeSet<Digest>,
     /// Digests of recent rounds' states by peer.
     history: BTreeMap<u64, BTreeMap<PeerId, Digest>>,
     fetching: Option<Fetching>,
@@ -99,6 +105,7 @@ impl Node {
             members: BTreeMap::from([(me, addresses)]),
             early: Vec::new(),
             held: BTreeSet::new(),
+            unannounced: BTreeSet::new(),
             history: BTreeMap::new(),
             fetching: None,
             behind_since: None,
@@ -152,7 +159,8 @@ impl Node {
         let backups = uncovered.iter().filter_map(|unit| self.round.backup_at(unit, &self.me, &view, &self.pace));
         let fetches = self.round.entries.iter().filter(|entry| !entry.ready).filter_map(|entry| entry.fetch_at);
         let patience = self.behind_since.filter(|_| self.fetching.is_none()).map(|since| since + self.pace.in_flight());
-        let backups = backups.filter(|_| self.ahead().is_empty());
+        // A doubt that ends meanwhile is seen at the next heartbeat.
+        let backups = backups.filter(|_| self.ahead(Time(u64::MAX)).is_empty());
         backups.chain(fetches).chain(patience).min()
     }
 
@@ -165,7 +173,7 @@ impl Node {
             Input::UnitComputed { from, unit, tally } => self.unit_computed(now, from, unit, tally),
             Input::UnitFailed { from, unit, cause } => self.unit_failed_here(now, from, unit, &cause),
             Input::Summed { from, units, payload } => self.summed(now, from, units, payload),
-            Input::Applied(meta) => self.applied(now, meta),
+            Input::Applied { from, meta } => self.applied(now, from, meta),
             Input::StateFetched(meta) => self.state_fetched(now, meta),
             Input::StateUnavailable(state) => self.state_unavailable(now, state),
             Input::Tick => self.tick(now),

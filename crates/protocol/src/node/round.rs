@@ -59,6 +59,7 @@ pub(super) struct Round {
     pub wanted: BTreeSet<(PeerId, UnitSet)>,
     /// Subsets that others asked for, until they are summed.
     pub requests: Vec<(PeerId, UnitSet)>,
+    requests_taken: BTreeMap<PeerId, u32>,
     pub failures: BTreeMap<u32, BTreeMap<PeerId, String>>,
     debts: BTreeMap<u32, Debt>,
 }
@@ -79,6 +80,7 @@ impl Round {
             informed: BTreeSet::new(),
             wanted: BTreeSet::new(),
             requests: Vec::new(),
+            requests_taken: BTreeMap::new(),
             failures: BTreeMap::new(),
             debts,
         }
@@ -97,7 +99,20 @@ impl Round {
     /// Whether another contribution of `peer` would be more than an honest peer makes.
     pub fn is_flooded_by(&self, peer: &PeerId) -> bool {
         let made = self.entries.iter().filter(|entry| entry.signed.contribution.peer == *peer).count();
-        made as u64 >= u64::from(self.plan.total()) + u64::from(SPARE_CONTRIBUTIONS)
+        made as u64 >= Self::most_contributions(&self.plan)
+    }
+
+    /// The most contributions that an honest peer makes to a round.
+    pub fn most_contributions(plan: &RoundPlan) -> u64 {
+        u64::from(plan.total()) + u64::from(SPARE_CONTRIBUTIONS)
+    }
+
+    /// Whether another request of `peer` for a subset is answered: an honest one asks once for each
+    /// unit at most.
+    pub fn takes_request_of(&mut self, peer: PeerId) -> bool {
+        let taken = self.requests_taken.entry(peer).or_default();
+        *taken += 1;
+        *taken <= self.plan.total()
     }
 
     /// Sets of the contributions whose payloads are here.

@@ -1,5 +1,6 @@
 //! The work of a round: units, sums, contributions, covers, backups.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::io::{Effect, Event, StateMeta, StopReason};
@@ -11,7 +12,7 @@ use crate::ids::{Digest, PeerId};
 use crate::message::{MAX_CAUSE_BYTES, Message};
 use crate::state::{StateRef, Tally};
 use crate::time::Time;
-use crate::units::{UnitKind, UnitSet};
+use crate::units::{RoundPlan, UnitKind, UnitSet};
 
 /// Contributions to the next round that are kept until this peer gets there.
 const MAX_EARLY: usize = 4096;
@@ -94,7 +95,8 @@ impl Node {
     }
 
     pub(super) fn unit_failed(&mut self, now: Time, peer: PeerId, from: StateRef, unit: u32, cause: String) {
-        if !self.is_working_on(from) || unit >= self.round.plan.total() {
+        let known = self.round.failures.get(&unit).is_some_and(|failed| failed.contains_key(&peer));
+        if !self.is_working_on(from) || unit >= self.round.plan.total() || known {
             return;
         }
         self.emit(Effect::Record(Event::UnitFailed { round: from.round, unit, peer, cause: cause.clone() }));
@@ -127,36 +129,39 @@ impl Node {
         self.check_exit(now);
     }
 
-    /// Starts units that this peer has come to owe. Each is a group of its own, so that it can be
-    /// combined with whatever else arrives.
+    /// Starts units that this peer has come to owe, to be announced together: they were owed by one
+    /// other, so nobody else is likely to hold only some of them.
     fn take_over_debts(&mut self, now: Time) {
-        let missing = self.round.missing();
-        let owed: Vec<u32> = self.round.owed_by(&self.me).iter().filter(|unit| missing.contains(*unit)).collect();
-        owed.into_iter().for_each(|unit| self.compute_alone(now, unit));
+        let wanted = self.round.missing().union(&self.uncovered());
+        let owed = self.round.owed_by(&self.me);
+        self.compute_together(now, owed.iter().filter(|unit| wanted.contains(*unit)).collect());
     }
 
-    fn compute_alone(&mut self, now: Time, unit: u32) {
-        if !self.round.own.contains_key(&unit) {
-            let single: UnitSet = [unit].into_iter().collect();
-            self.compute(now, &single);
-            self.round.groups.push(single);
+    /// Computes those of `units` that this peer has not begun, and announces them as one.
+    fn compute_together(&mut self, now: Time, units: UnitSet) {
+        let new: UnitSet = units.iter().filter(|unit| !self.round.own.contains_key(unit)).collect();
+        if !new.is_empty() {
+            self.compute(now, &new);
+            self.round.groups.push(new);
         }
     }
 
     /// Computes what others owe for too long. Not while somebody is ahead: then the next state
     /// exists already and is fetched.
     pub(super) fn back_up_the_overdue(&mut self, now: Time) {
-        if self.phase != Phase::Working || self.round.applying || !self.ahead().is_empty() {
+        if self.phase != Phase::Working || self.round.applying || !self.ahead(now).is_empty() {
             return;
         }
         let view = self.view();
+        let mut due: BTreeMap<PeerId, UnitSet> = BTreeMap::new();
         for unit in self.uncovered().iter() {
-            let due = self.round.backup_at(unit, &self.me, &view, &self.pace).is_some_and(|at| at <= now);
-            if let (true, Some(instead_of)) = (due, self.round.debtor(unit)) {
+            let overdue = self.round.backup_at(unit, &self.me, &view, &self.pace).is_some_and(|at| at <= now);
+            if let (true, Some(instead_of)) = (overdue, self.round.debtor(unit)) {
                 self.emit(Effect::Record(Event::Backup { round: self.round.from.round, unit, instead_of }));
-                self.compute_alone(now, unit);
+                due.entry(instead_of).or_default().insert(unit);
             }
         }
+        due.into_values().for_each(|units| self.compute_together(now, units));
     }
 
     /// Units that no choice of disjoint contributions at hand holds.
@@ -271,11 +276,9 @@ impl Node {
 
     pub(super) fn contribution_received(&mut self, now: Time, from: PeerId, signed: SignedContribution) {
         let contribution = &signed.contribution;
-        if contribution.from.round == self.state.state.round + 1 {
-            let known = self.early.iter().any(|(_, early)| *early == signed);
-            if self.early.len() < MAX_EARLY && !known && contribution.peer == from {
-                self.early.push((from, signed));
-            }
+        let gathering = self.phase == Phase::Gathering && contribution.from == self.state.state;
+        if gathering || contribution.from.round == self.state.state.round + 1 {
+            self.keep_for_later(from, signed);
             return;
         }
         if !self.is_working_on(contribution.from) || self.round.entries.iter().any(|entry| entry.signed == signed) {
@@ -296,6 +299,18 @@ impl Node {
             let capacity = self.view().get(&from).copied().unwrap_or(1);
             self.pace.computed(elapsed, contribution.units.len(), capacity);
             self.add_entry(now, signed, ready);
+        }
+    }
+
+    /// Keeps a contribution to a round that this peer has not begun; its signature is checked then.
+    fn keep_for_later(&mut self, from: PeerId, signed: SignedContribution) {
+        let contribution = &signed.contribution;
+        let checked = contribution.check(&self.config.spec, self.run, self.config.payload_bytes);
+        let made = self.early.iter().filter(|(sender, _)| *sender == from).count() as u64;
+        let allowed = Round::most_contributions(&RoundPlan::new(&self.config.spec, contribution.from.round));
+        let known = self.early.iter().any(|(_, early)| *early == signed);
+        if checked.is_ok() && contribution.peer == from && made < allowed && !known && self.early.len() < MAX_EARLY {
+            self.early.push((from, signed));
         }
     }
 
@@ -386,16 +401,15 @@ impl Node {
     }
 
     pub(super) fn units_wanted(&mut self, now: Time, peer: PeerId, from: StateRef, units: UnitSet) {
-        let known = self.round.requests.iter().filter(|(asker, _)| *asker == peer).count();
         let servable = self.is_working_on(from) && !units.is_empty() && units.is_subset(&self.round.computed());
-        if servable && known < self.round.plan.total() as usize {
+        if servable && self.round.takes_request_of(peer) {
             self.round.requests.push((peer, units.clone()));
             self.sum(now, units);
         }
     }
 
-    pub(super) fn applied(&mut self, now: Time, meta: StateMeta) {
-        if !self.round.applying || meta.state.round != self.round.from.round + 1 {
+    pub(super) fn applied(&mut self, now: Time, from: StateRef, meta: StateMeta) {
+        if !self.round.applying || from != self.round.from {
             return;
         }
         self.round.applying = false;
@@ -418,14 +432,16 @@ impl Node {
         self.effects.extend(late);
     }
 
-    /// Drops the payloads of the round that is over. Those that no contribution has announced yet
-    /// stay: they may have outrun the announcements of the next round.
+    /// Drops the payloads of the round that is over. Those that no contribution has announced yet stay
+    /// for one round more: they may have outrun the announcements of the next one.
     fn drop_stale_payloads(&mut self) {
         let early = self.early.iter().filter_map(|(_, signed)| signed.contribution.payload);
         let needed: Vec<Digest> = early.map(|payload| payload.digest).collect();
         let announced = self.round.payloads();
-        let stale = announced.intersection(&self.held).filter(|digest| !needed.contains(digest)).copied().collect();
+        let over = announced.union(&self.unannounced).filter(|digest| self.held.contains(digest));
+        let stale = over.filter(|digest| !needed.contains(digest)).copied().collect();
         self.drop_payloads(stale);
+        self.unannounced = self.held.iter().filter(|digest| !needed.contains(digest)).copied().collect();
         self.drop_excess_unannounced();
     }
 

@@ -133,9 +133,9 @@ pub struct InvocationRecord {
     pub queue_us: u64,
     /// Largest resident set of the function so far; 0 where unknown.
     pub peak_memory_bytes: u64,
-    /// Bytes that the function read as its input tensors.
+    /// Bytes of the task; tensors travel by reference.
     pub bytes_in: u64,
-    /// Bytes of its output.
+    /// Bytes of the report.
     pub bytes_out: u64,
     /// What failed, for people.
     pub error: Option<String>,
