@@ -1,9 +1,12 @@
 //! The front door for the local pool: one JSON document a line, tasks in, reports out.
 
 use std::io::{self, BufRead, Read, Write};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use peerless_protocol::function::{FUNCTION_PROTOCOL, FailureKind, Report, Task};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -53,7 +56,24 @@ pub fn run_stdio(options: Options) -> Result<(), ServeError> {
     if !peerless_training::use_threads(options.threads) {
         tracing::warn!(threads = options.threads, "the number of threads was already set");
     }
+    end_with_the_reader_of_stdout()?;
     serve(io::stdin().lock(), io::stdout().lock(), &mut Host::new(options))
+}
+
+/// Ends the process, in the middle of a unit too, as soon as nobody can read its reports any more: a
+/// peer that was killed must not leave functions at work behind. The end of stdin alone is no reason,
+/// since tasks may still wait to be done. (The kernel's parent-death signal is none either: it comes
+/// when the thread ends that started the function, which can be long before the peer does.)
+fn end_with_the_reader_of_stdout() -> Result<(), ServeError> {
+    let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+    let watch = move || {
+        // Asked for no event, poll only returns for an error: here, that the other end is closed.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        while let Ok(0) | Err(Errno::INTR) = poll(&mut watched, None) {}
+        std::process::exit(1);
+    };
+    std::thread::Builder::new().name("reader-watch".into()).spawn(watch)?;
+    Ok(())
 }
 
 /// Serves tasks from any source. Every line gets one report, in order, unless it ends the service.

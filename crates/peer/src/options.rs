@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use peerless_functions::{ConfigError, ProcessConfig, TaskFailed};
-use peerless_protocol::{PeerId, RunId, StopReason};
+use peerless_protocol::{PeerId, RunId, StateRef, StopReason};
 use peerless_store::{LedgerError, StoreError};
 use thiserror::Error;
 
@@ -93,6 +93,12 @@ pub enum PeerError {
         run: RunId,
         /// Why.
         reason: JoinFailure,
+    },
+    /// The store holds another state than the one to work from.
+    #[error("the store does not hold state {} of round {}", wanted.digest.short(), wanted.round)]
+    StateGone {
+        /// The state that was to be worked from.
+        wanted: StateRef,
     },
     /// A thread of this process died.
     #[error("the peer's {0} thread has died; this is a bug")]

@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/run.json           format version, run id, spec
 //! RUN/join-secret        lets peers into the run; mode 0600
+//! RUN/create.lock        held while the two files above are made
 //! RUN/peers/NAME/        identity.key, status.json, peer.log and the store of one peer
 //! ```
 
@@ -107,13 +108,17 @@ impl RunDirectory {
     pub fn create(path: &Path, spec: RunSpec, secret: JoinSecret, now_unix_us: u64) -> Result<Self, RunDirectoryError> {
         let file = path.join("run.json");
         spec.validate().map_err(|source| RunDirectoryError::Spec { path: file.clone(), source })?;
+        let peers = path.join("peers");
+        fs::create_dir_all(&peers).map_err(io("create", &peers))?;
+        // Of two processes that make the same directory, one waits and then finds the other's run.
+        let lock = path.join("create.lock");
+        let lock_file = File::create(&lock).map_err(io("create", &lock))?;
+        lock_file.lock().map_err(io("lock", &lock))?;
         match Self::open(path) {
             Ok(existing) => return Err(RunDirectoryError::Exists { path: path.into(), found: existing.spec.id() }),
             Err(RunDirectoryError::NotARun { .. }) => {}
             Err(error) => return Err(error),
         }
-        let peers = path.join("peers");
-        fs::create_dir_all(&peers).map_err(io("create", &peers))?;
         write_new(&path.join("join-secret"), &hex(secret.as_bytes()))?;
         let id = spec.id();
         let content = RunFile {

@@ -135,14 +135,6 @@ pub enum StatusError {
         /// The reason.
         source: std::io::Error,
     },
-    /// Not the JSON of a status.
-    #[error("{} is no peer status: {reason}", path.display())]
-    Malformed {
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        reason: String,
-    },
 }
 
 /// Where the status of the peer with this directory is.
@@ -169,7 +161,9 @@ impl PeerStatus {
         fs::rename(&temporary, &path).map_err(at("replace"))
     }
 
-    /// Reads the status of the peer with this directory; `None` if it has never written one.
+    /// Reads the status of the peer with this directory; `None` if it has never written one, or one
+    /// that this program cannot read: half a file after a power cut, or that of another version. Such a
+    /// file describes no process that matters.
     ///
     /// # Errors
     /// [`StatusError`].
@@ -183,8 +177,7 @@ impl PeerStatus {
         };
         let mut content = Vec::new();
         file.take(MAX_STATUS_BYTES).read_to_end(&mut content).map_err(io)?;
-        let malformed =
-            |error: serde_json::Error| StatusError::Malformed { path: path.clone(), reason: error.to_string() };
-        serde_json::from_slice(&content).map(Some).map_err(malformed)
+        let status: Option<Self> = serde_json::from_slice(&content).ok();
+        Ok(status.filter(|status| status.version == STATUS_VERSION))
     }
 }

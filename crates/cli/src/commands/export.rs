@@ -14,7 +14,8 @@ Examples:
   peerless export runs/mine -o model.safetensors
   python -c \"from safetensors.torch import load_file; print(load_file('model.safetensors').keys())\"";
 
-/// The file holds the model's tensors in PyTorch's layout, and run, round and accuracy as metadata.
+/// The file holds the model's tensors by name, and run, round and accuracy as metadata. Weights of
+/// linear layers have the shape [in, out]; PyTorch's modules want them transposed.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ExportArgs {

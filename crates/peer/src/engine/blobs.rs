@@ -3,12 +3,20 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peerless_protocol::Digest;
 use peerless_store::{Payload, StateFile};
 
 use crate::transport::{BlobError, BlobSource};
+
+/// How long a state that the store has dropped can still be fetched after its last range was read: a
+/// download must not be outrun by short rounds.
+const KEEP_AFTER_READ: Duration = Duration::from_secs(5);
+
+/// Most states that are kept only because somebody reads them.
+const MAX_OUTDATED: usize = 8;
 
 /// Shared between the store's thread, which fills it, and the transport, which reads it.
 #[derive(Debug, Default)]
@@ -17,6 +25,8 @@ pub(super) struct Blobs(Mutex<Contents>);
 #[derive(Debug, Default)]
 struct Contents {
     states: HashMap<Digest, StateFile>,
+    /// When each state was read last.
+    read: HashMap<Digest, Instant>,
     payloads: HashMap<Digest, Arc<Payload>>,
 }
 
@@ -26,9 +36,17 @@ enum Blob {
 }
 
 impl Blobs {
-    /// The states that can be fetched from now on.
-    pub fn set_states(&self, states: HashMap<Digest, StateFile>) {
-        self.lock().states = states;
+    /// The states that the store keeps. Those that are being read stay for a while beside them: their
+    /// files are gone, but the open descriptor still reads.
+    pub fn set_states(&self, kept: HashMap<Digest, StateFile>) {
+        let mut contents = self.lock();
+        let Contents { states, read, .. } = &mut *contents;
+        read.retain(|_, at| at.elapsed() < KEEP_AFTER_READ);
+        let before = std::mem::replace(states, kept);
+        let outdated = before.into_iter().filter(|(digest, _)| read.contains_key(digest));
+        for (digest, file) in outdated.take(MAX_OUTDATED) {
+            states.entry(digest).or_insert(file);
+        }
     }
 
     pub fn add_payload(&self, digest: Digest, payload: Arc<Payload>) {
@@ -62,7 +80,10 @@ impl AsRef<[u8]> for PayloadBytes {
 
 impl BlobSource for Blobs {
     fn read(&self, digest: &Digest, range: Range<u64>, total: u64) -> Result<Bytes, BlobError> {
-        let contents = self.lock();
+        let mut contents = self.lock();
+        if contents.states.contains_key(digest) {
+            contents.read.insert(*digest, Instant::now());
+        }
         let state = contents.states.get(digest).cloned().map(Blob::State);
         let payload = || contents.payloads.get(digest).cloned().map(Blob::Payload);
         let blob = state.or_else(payload).ok_or(BlobError::Unknown)?;

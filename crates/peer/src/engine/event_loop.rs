@@ -9,8 +9,9 @@ use peerless_protocol::{
     StateRef, UnitKind, UnitSet,
 };
 use peerless_store::{Batch, EventRecord, RoundRecord, StateOrigin, StoredState};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio::time::MissedTickBehavior;
 
 use super::blobs::Blobs;
 use super::clock::{Clock, RoundClock, unix_us};
@@ -33,11 +34,17 @@ const DISCOVERY_EVERY: Duration = Duration::from_millis(250);
 /// Shortest time between two writes of the status.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 
+/// Most payloads that wait for the store's thread.
+const MAX_RECEIVING: usize = 32;
+
+/// Most events that wait to be written; more are only logged.
+const MAX_EVENTS: usize = 4096;
+
 /// What a task of the event loop came to.
 pub(super) enum Done {
     Input(Input),
     Summed { from: StateRef, units: UnitSet, payload: PayloadRef, took: Duration },
-    Applied { applied: Box<Applied>, cover: Vec<SignedContribution> },
+    Applied { from: StateRef, applied: Box<Applied>, cover: Vec<SignedContribution> },
     Fetched { meta: StateMeta, stored: StoredState },
     Failed(PeerError),
 }
@@ -66,6 +73,8 @@ pub(super) struct EventLoop {
     round: RoundClock,
     events: Vec<EventRecord>,
     fetched: Option<StoredState>,
+    /// Bounds the payloads on their way to the store's thread.
+    receiving: Arc<Semaphore>,
     checkpointing: Option<JoinHandle<Result<(), PeerError>>>,
     checkpointed: Instant,
     status_written: Instant,
@@ -75,7 +84,7 @@ pub(super) struct EventLoop {
 impl EventLoop {
     pub fn new(parts: Parts) -> Self {
         // Unbounded, but every message in it answers one effect of the protocol, whose number per
-        // round is bounded by units and peers.
+        // round is bounded by units and peers, or one of at most `MAX_RECEIVING` payloads.
         let (done, finished_tasks) = mpsc::unbounded_channel();
         Self {
             parts,
@@ -85,6 +94,7 @@ impl EventLoop {
             round: RoundClock::start(),
             events: Vec::new(),
             fetched: None,
+            receiving: Arc::new(Semaphore::new(MAX_RECEIVING)),
             checkpointing: None,
             checkpointed: Instant::now(),
             status_written: Instant::now(),
@@ -102,6 +112,7 @@ impl EventLoop {
         let mut left = false;
         let mut discovery = Discovery::default();
         let mut look = tokio::time::interval(DISCOVERY_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.feed(Input::Tick).await?;
         while self.over.is_none() {
             let now = self.parts.clock.now();
@@ -149,7 +160,8 @@ impl EventLoop {
     async fn task_finished(&mut self, done: Done) -> Result<(), PeerError> {
         match done {
             Done::Input(input) => {
-                if matches!(input, Input::UnitComputed { .. }) {
+                let state = self.parts.node.state().state;
+                if matches!(input, Input::UnitComputed { from, .. } if from == state) {
                     self.round.unit_computed();
                 }
                 self.feed(input).await
@@ -158,7 +170,7 @@ impl EventLoop {
                 self.round.summed(took);
                 self.feed(Input::Summed { from, units, payload }).await
             }
-            Done::Applied { applied, cover } => self.applied(*applied, &cover).await,
+            Done::Applied { from, applied, cover } => self.applied(from, *applied, &cover).await,
             Done::Fetched { meta, stored } => {
                 self.fetched = Some(stored);
                 self.feed(Input::StateFetched(meta)).await
@@ -248,9 +260,16 @@ impl EventLoop {
     }
 
     fn take_payload(&self, from: PeerId, digest: Digest, bytes: Bytes) {
+        let Ok(place) = Arc::clone(&self.receiving).try_acquire_owned() else {
+            // The protocol asks for it again if it is needed.
+            tracing::debug!(from = %from.short(), "a payload came while too many others wait for the store");
+            return;
+        };
         let received = self.parts.storage.run(move |worker| worker.receive(digest, &bytes));
         self.spawn(async move {
-            match received.await? {
+            let received = received.await?;
+            drop(place);
+            match received {
                 Ok(()) => Ok(Some(Done::Input(Input::PayloadHeld(digest)))),
                 Err(error) => {
                     tracing::warn!(from = %from.short(), %error, "a payload is not used");
@@ -300,6 +319,9 @@ impl EventLoop {
 
     fn compute(&mut self, from: StateRef, unit: u32, kind: UnitKind) {
         if self.parts.stored.reference != from {
+            let cause = PeerError::StateGone { wanted: from }.to_string();
+            let failed = Done::Input(Input::UnitFailed { from, unit, cause });
+            self.spawn(async { Ok(Some(failed)) });
             return;
         }
         let stored = self.parts.stored.clone();
@@ -341,22 +363,27 @@ impl EventLoop {
         let applied = self.parts.storage.run(move |worker| worker.apply(from, &parts));
         self.spawn(async move {
             let applied = applied.await??;
-            Ok(Some(Done::Applied { applied: Box::new(applied), cover }))
+            Ok(Some(Done::Applied { from, applied: Box::new(applied), cover }))
         });
     }
 
-    async fn applied(&mut self, applied: Applied, cover: &[SignedContribution]) -> Result<(), PeerError> {
+    async fn applied(
+        &mut self,
+        from: StateRef,
+        applied: Applied,
+        cover: &[SignedContribution],
+    ) -> Result<(), PeerError> {
         let times = self.round.times(applied.sum, applied.update, applied.digest);
         let (units_computed, backup_units) = (self.round.units, self.round.backups);
-        if self.parts.node.state().state.round < applied.meta.state.round {
+        if self.parts.node.state().state == from {
             self.parts.stored = applied.stored.clone();
             self.update_status(&applied, cover);
         } else {
-            // A newer state came from others in the meantime and is what this peer works with.
+            // Another state came from others in the meantime and is what this peer works with.
             tracing::debug!(round = applied.meta.state.round, "a round was applied that had been caught up with");
         }
         // The protocol goes on first: the next round's units start before this one is written down.
-        self.feed(Input::Applied(applied.meta)).await?;
+        self.feed(Input::Applied { from, meta: applied.meta }).await?;
         let header = &applied.header;
         let at_us = unix_us();
         let evaluated = header.evaluation.filter(|evaluation| evaluation.round + 1 == header.round);
@@ -436,13 +463,12 @@ impl EventLoop {
                     return unavailable;
                 }
             };
-            match storage.run(move |worker| worker.take_in(state, &downloaded.bytes)).await? {
-                Ok((meta, stored)) => Ok(Some(Done::Fetched { meta, stored })),
-                Err(PeerError::Store(peerless_store::StoreError::Apply(error))) => {
-                    tracing::warn!(round = state.round, %error, "a state from another peer is not valid");
+            match storage.run(move |worker| worker.take_in(state, &downloaded.bytes)).await?? {
+                Some((meta, stored)) => Ok(Some(Done::Fetched { meta, stored })),
+                None => {
+                    tracing::warn!(round = state.round, "what another peer sent is not the state that it announced");
                     unavailable
                 }
-                Err(error) => Err(error),
             }
         });
     }
@@ -450,11 +476,8 @@ impl EventLoop {
     async fn finished(&mut self, meta: StateMeta) -> Result<(), PeerError> {
         let reference = meta.state;
         self.adopt(reference);
-        let header = self.parts.storage.run(move |worker| {
-            worker.adopt(reference);
-            worker.header()
-        });
-        let header = header.await?;
+        let header = self.parts.storage.run(move |worker| worker.adopt(reference).map(|()| worker.header()));
+        let header = header.await??;
         write_checkpoint(self.parts.storage.clone()).await?;
         tracing::info!(round = header.steps, digest = %meta.state.digest.short(), "the run is finished");
         self.parts.reporter.update(|status| {
@@ -502,13 +525,15 @@ impl EventLoop {
         }
         tracing::info!(round = self.parts.node.state().state.round, event = ?event);
         let round = self.parts.node.state().state.round;
-        self.events.push(event_record(event, round, unix_us()));
+        if self.events.len() < MAX_EVENTS {
+            self.events.push(event_record(event, round, unix_us()));
+        }
     }
 }
 
 /// Writes a durable checkpoint of the current state.
 pub(super) async fn write_checkpoint(storage: Storage) -> Result<(), PeerError> {
-    let snapshot = storage.run(|worker| worker.snapshot()).await?;
+    let snapshot = storage.run(|worker| worker.snapshot()).await??;
     let written = tokio::task::spawn_blocking(move || snapshot.write()).await;
     let path = written.map_err(|_| PeerError::Thread("checkpoint"))??;
     tracing::debug!(path = %path.display(), "checkpoint written");

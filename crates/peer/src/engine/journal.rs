@@ -16,7 +16,8 @@ const QUEUE: usize = 256;
 /// Takes records and writes them on a thread of its own.
 pub(super) struct Journal {
     sender: mpsc::Sender<Batch>,
-    thread: JoinHandle<Result<(), LedgerError>>,
+    /// Taken when the thread is joined.
+    thread: Option<JoinHandle<Result<(), LedgerError>>>,
 }
 
 impl Journal {
@@ -33,7 +34,7 @@ impl Journal {
         };
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(write_all);
         let thread = thread.map_err(|_| PeerError::Thread("ledger"))?;
-        Ok(Self { sender, thread })
+        Ok(Self { sender, thread: Some(thread) })
     }
 
     /// Hands over a batch.
@@ -44,26 +45,20 @@ impl Journal {
         if self.sender.send(batch).await.is_ok() {
             return Ok(());
         }
-        Err(self.take_error())
+        // The thread has dropped its end of the queue: it has ended, and joining does not wait.
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(Err(error))) => Err(error.into()),
+            _ => Err(PeerError::Thread("ledger")),
+        }
     }
 
     /// Writes what is queued and ends the thread.
     pub async fn close(self) -> Result<(), PeerError> {
         drop(self.sender);
-        let joined = tokio::task::spawn_blocking(|| self.thread.join()).await;
-        match joined {
+        let Some(thread) = self.thread else { return Ok(()) };
+        match tokio::task::spawn_blocking(|| thread.join()).await {
             Ok(Ok(result)) => Ok(result?),
             _ => Err(PeerError::Thread("ledger")),
-        }
-    }
-
-    /// Only called once the thread has dropped its end of the queue, so that joining does not wait.
-    fn take_error(&mut self) -> PeerError {
-        let ended = std::thread::Builder::new().spawn(|| Ok(()));
-        let Ok(placeholder) = ended else { return PeerError::Thread("ledger") };
-        match std::mem::replace(&mut self.thread, placeholder).join() {
-            Ok(Err(error)) => error.into(),
-            _ => PeerError::Thread("ledger"),
         }
     }
 }

@@ -123,7 +123,8 @@ async fn run_opened(
     let node = Node::new(node_config, meta(&state, &stored), addresses.clone(), clock.now());
     options.bootstrap.iter().for_each(|(peer, known)| transport.dial(*peer, known.clone()));
     reporter.update(|status| {
-        status.phase = Phase::Training;
+        status.phase = if state.header.finished.is_some() { Phase::Finished } else { Phase::Training };
+        status.finished_unix_us = state.header.finished.map(|_| unix_us());
         status.fingerprint = Some(fingerprint);
         status.addresses = addresses;
         status.finish_reason = state.header.finished;
@@ -148,11 +149,7 @@ async fn run_opened(
     let mut event_loop = EventLoop::new(parts);
     let outcome = event_loop.run(events, leave).await;
     let flushed = event_loop.flush().await;
-    let closed = close(event_loop).await;
-    if closed.is_ok() {
-        // The newest state is in a checkpoint; memory that no process owns must not outlive the run.
-        remove_tensors(&tensor_directory(directory));
-    }
+    let closed = close(event_loop, tensor_directory(directory)).await;
     outcome.and(flushed).and(closed)
 }
 
@@ -181,12 +178,18 @@ pub fn release_tensors(peer_directory: &Path) -> std::io::Result<()> {
 }
 
 /// Ends in order: the functions, the goodbye to others, the last checkpoint, the ledger.
-async fn close(event_loop: EventLoop) -> Result<(), PeerError> {
+async fn close(event_loop: EventLoop, tensors: PathBuf) -> Result<(), PeerError> {
     let parts = event_loop.close().await;
     parts.functions.shutdown().await;
     parts.reporter.update(|status| status.functions = functions_status(&parts.functions));
     parts.transport.shutdown().await;
-    let checkpointed = write_checkpoint(parts.storage).await;
+    let mut checkpointed = write_checkpoint(parts.storage.clone()).await;
+    if checkpointed.is_ok() {
+        // The newest state is in a checkpoint; memory that no process owns must not outlive the run.
+        // Done on the store's thread, which still holds the locks.
+        checkpointed = parts.storage.run(move |_| remove_tensors(&tensors)).await;
+    }
+    drop(parts.storage);
     let closed = parts.journal.close().await;
     checkpointed.and(closed)
 }

@@ -119,25 +119,32 @@ impl Worker {
         self.blobs.set_states(files.collect());
     }
 
-    /// Starts the round from `from`, which is the current state or the one fetched last.
-    pub fn begin_round(&mut self, from: StateRef) -> Result<StoredState, PeerError> {
-        self.adopt(from);
+    /// Starts the round from `from`, which is the current state or one fetched from others.
+    pub fn begin_round(&mut self, from: StateRef) -> Result<(), PeerError> {
+        self.adopt(from)?;
         self.round = from;
         let plan = RoundPlan::new(self.store.spec(), from.round);
         self.blobs.clear_payloads();
         self.sums.begin(&plan).map_err(StoreError::from)?;
         self.store.tensors.remove_outputs_before(from.round).map_err(StoreError::from)?;
-        Ok(self.current.clone())
+        Ok(())
     }
 
-    /// Makes a fetched state the current one if it is the one asked for.
-    pub fn adopt(&mut self, reference: StateRef) {
-        if self.current.reference != reference
-            && let Some((state, stored)) = self.fetched.take_if(|(_, stored)| stored.reference == reference)
-        {
-            self.state = state;
-            self.current = stored;
+    /// Makes a state the current one: the one that is it already, the one fetched last, or another of
+    /// those kept.
+    pub fn adopt(&mut self, reference: StateRef) -> Result<(), PeerError> {
+        if self.current.reference == reference {
+            return Ok(());
         }
+        if let Some((state, stored)) = self.fetched.take_if(|(_, stored)| stored.reference == reference) {
+            (self.state, self.current) = (state, stored);
+            return Ok(());
+        }
+        let kept = self.store.tensors.state(&reference.digest).filter(|stored| stored.reference == reference);
+        let stored = kept.cloned().ok_or(PeerError::StateGone { wanted: reference })?;
+        self.state = self.store.tensors.load(&reference.digest).map_err(StoreError::from)?;
+        self.current = stored;
+        Ok(())
     }
 
     /// A file for a function to write a unit's gradient to.
@@ -183,6 +190,9 @@ impl Worker {
 
     /// Forms the next state.
     pub fn apply(&mut self, from: StateRef, cover: &[SignedContribution]) -> Result<Applied, PeerError> {
+        if self.current.reference != from || self.round != from {
+            return Err(PeerError::StateGone { wanted: from });
+        }
         let (training, evaluation) = totals(cover)?;
         let plan = RoundPlan::new(self.store.spec(), from.round);
         let evaluation = (plan.evaluation_units > 0).then_some(evaluation);
@@ -196,16 +206,16 @@ impl Worker {
         Ok(Applied { meta, stored, header: self.state.header.clone(), sum, update, digest })
     }
 
-    /// Keeps a state fetched from others; its digest is checked.
-    pub fn take_in(&mut self, reference: StateRef, bytes: &[u8]) -> Result<(StateMeta, StoredState), PeerError> {
-        let state = State::decode(bytes, self.store.spec()).map_err(|error| StoreError::Apply(error.into()))?;
+    /// Keeps a state fetched from others, whose digest is checked; `Ok(None)` if it is not a state, or
+    /// of another round than was said. Nothing of it is kept then.
+    pub fn take_in(&mut self, wanted: StateRef, bytes: &[u8]) -> Result<Option<(StateMeta, StoredState)>, PeerError> {
+        let decoded = State::decode(bytes, self.store.spec());
+        let Some(state) = decoded.ok().filter(|state| state.header.round == wanted.round) else { return Ok(None) };
         let stored = self.store.adopt(&state, StateOrigin::Fetched)?;
         self.publish_states();
         let meta = meta(&state, &stored);
-        if stored.reference == reference {
-            self.fetched = Some((state, stored.clone()));
-        }
-        Ok((meta, stored))
+        self.fetched = Some((state, stored.clone()));
+        Ok(Some((meta, stored)))
     }
 
     /// The header of the current state.
@@ -215,9 +225,14 @@ impl Worker {
 
     /// What a checkpoint of the current state takes, to be written on another thread: flushing it to
     /// the device can take longer than a round.
-    pub fn snapshot(&self) -> Snapshot {
+    pub fn snapshot(&self) -> Result<Snapshot, PeerError> {
+        let StateRef { round, digest } = self.current.reference;
+        if self.state.header.round != round {
+            // A round was applied, but its state could not be stored. The old one still is.
+            return Err(PeerError::StateGone { wanted: self.current.reference });
+        }
         let (checkpoints, spec) = (self.store.checkpoints.clone(), self.store.spec().clone());
-        Snapshot { checkpoints, spec, state: self.state.clone(), digest: self.current.reference.digest }
+        Ok(Snapshot { checkpoints, spec, state: self.state.clone(), digest })
     }
 }
 

@@ -91,7 +91,8 @@ struct Kill {
 fn kills(summary: &serde_json::Value) -> anyhow::Result<Vec<Kill>> {
     let events = summary["events"].as_array().context("the summary has no events")?;
     let is_kill = |event: &&serde_json::Value| {
-        event["kind"] == "fault" && event["detail"].as_str().is_some_and(|detail| detail.starts_with("kill:"))
+        let took_place = |detail: &str| detail.starts_with("kill:") && detail.contains("(pid ");
+        event["kind"] == "fault" && event["detail"].as_str().is_some_and(took_place)
     };
     let kill = |event: &serde_json::Value| {
         let at_us = event["at_unix_us"].as_u64().context("an event has no time")?;

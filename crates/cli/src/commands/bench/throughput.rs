@@ -1,6 +1,6 @@
 //! A run against a plain loop.
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use clap::Args;
 use peerless_store::RoundRecord;
 use peerless_training::baseline::{PlainLoop, plain_loop};
@@ -71,7 +71,7 @@ struct Breakdown {
 
 pub(super) fn run(args: &ThroughputArgs) -> anyhow::Result<()> {
     data::ensure("mnist")?;
-    let dataset = Dataset::open("mnist", &default_dir().context("there is no place for datasets")?)?;
+    let dataset = Dataset::open("mnist", &default_dir())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut repeats = Vec::new();
     let mut rounds = Vec::new();
@@ -99,7 +99,13 @@ pub(super) fn run(args: &ThroughputArgs) -> anyhow::Result<()> {
     if args.json { output::json(&report) } else { output::data(&report.text()) }
 }
 
-fn measure_loop(dataset: &Dataset, batch: usize, passes_per_step: usize, steps: u64, threads: usize) -> anyhow::Result<f64> {
+fn measure_loop(
+    dataset: &Dataset,
+    batch: usize,
+    passes_per_step: usize,
+    steps: u64,
+    threads: usize,
+) -> anyhow::Result<f64> {
     let steps = usize::try_from(steps)?;
     let plan = PlainLoop { batch, passes_per_step, steps, threads, learning_rate: 0.05, momentum: 0.9 };
     Ok(plain_loop(dataset, plan)?.samples_per_second())
@@ -113,9 +119,13 @@ fn measure_run(args: &ThroughputArgs) -> anyhow::Result<(f64, Vec<RoundRecord>)>
     let mut speeds = Vec::new();
     let mut counted = Vec::new();
     for (name, rounds) in run.rounds()? {
-        let training: Vec<RoundRecord> = rounds.into_iter().filter(|round| round.training_samples > 0).skip(WARM_UP_ROUNDS).collect();
+        let training: Vec<RoundRecord> =
+            rounds.into_iter().filter(|round| round.training_samples > 0).skip(WARM_UP_ROUNDS).collect();
         let (Some(first), Some(last)) = (training.first(), training.last()) else { continue };
-        ensure!(last.round - first.round + 1 == training.len() as u64, "peer {name} has not applied every round itself");
+        ensure!(
+            last.round - first.round + 1 == training.len() as u64,
+            "peer {name} has not applied every round itself"
+        );
         let samples: u64 = training[1..].iter().map(|round| round.training_samples).sum();
         speeds.push(samples as f64 * 1e6 / (last.at_us.saturating_sub(first.at_us).max(1)) as f64);
         counted.extend(training);
