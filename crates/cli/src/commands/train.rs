@@ -197,7 +197,7 @@ fn introduce(run: &RunDirectory, peers: usize) {
 fn conclude(watch: &Watch, outcome: Outcome, start: Instant, json: bool) -> anyhow::Result<()> {
     let hint = Some(format!("go on: peerless train --resume {}", watch.run.path().display()));
     match outcome {
-        Outcome::Finished => {}
+        Outcome::Finished => free_memory(watch),
         Outcome::Interrupted => return Err(advised(anyhow::anyhow!("interrupted"), code::INTERRUPTED, hint)),
         Outcome::Abandoned => {
             let reason = last_words(watch);
@@ -215,6 +215,15 @@ fn conclude(watch: &Watch, outcome: Outcome, start: Instant, json: bool) -> anyh
     }
     label("warning", "different machines may compute different bits; `peerless status` shows the fingerprints");
     Err(anyhow::anyhow!("the finished peers have different states")).code(code::DIVERGED)
+}
+
+/// Peers that were killed and not started again still own shared memory, which nobody needs any more.
+fn free_memory(watch: &Watch) {
+    for peer in &watch.peers {
+        if let Err(error) = peerless_peer::release_tensors(&peer.directory) {
+            label("warning", &format!("the shared memory of peer {} was not freed: {error}", peer.name));
+        }
+    }
 }
 
 /// What the peers that failed said about it.
