@@ -66,7 +66,7 @@ pub(crate) struct SpecArgs {
     /// L2 coefficient, decoupled with adamw [default: 0, 0.01 for adamw]
     #[arg(long, value_name = "COEFFICIENT")]
     weight_decay: Option<f64>,
-    /// constant, cosine[:MINIMUM], step:ROUNDS:FACTOR or plateau:FACTOR:EVALUATIONS [default: cosine]
+    /// constant, cosine, cosine:MINIMUM, step:ROUNDS:FACTOR or plateau:FACTOR:EVALUATIONS [default: cosine]
     #[arg(long, value_name = "SCHEDULE")]
     schedule: Option<ScheduleArg>,
     /// Rounds of linear warm-up [default: a twentieth of the rounds, at most 100]
@@ -224,7 +224,10 @@ impl FromStr for ScheduleArg {
                 Ok(Self::Step { every_rounds: u64::from(count(every)?), factor: number(factor)? })
             }
             ["plateau", factor, patience] => Ok(Self::Plateau { factor: number(factor)?, patience: count(patience)? }),
-            _ => Err("expected constant, cosine[:MINIMUM], step:ROUNDS:FACTOR or plateau:FACTOR:EVALUATIONS".into()),
+            _ => {
+                Err("expected constant, cosine, cosine:MINIMUM, step:ROUNDS:FACTOR or plateau:FACTOR:EVALUATIONS"
+                    .into())
+            }
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Bad input: a clear error, the documented exit code, and nothing half-written.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod common;
 
 use std::fs;

@@ -1,5 +1,7 @@
 //! Peers that are started by hand, and what they refuse.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod common;
 
 use std::fs;

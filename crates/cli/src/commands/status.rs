@@ -91,7 +91,7 @@ fn row(peer: &LocalPeer) -> Vec<String> {
         status.pid.to_string(),
         peer.phase().to_owned(),
         thousands(status.steps),
-        status.state_digest.short(),
+        if has_state(status) { status.state_digest.short() } else { unknown() },
         status.training_loss.map_or_else(unknown, |loss| format!("{loss:.4}")),
         status.evaluation.map_or_else(unknown, |evaluation| percent(evaluation.accuracy)),
         if peer.alive { format!("{busy}/{}", status.functions.processes.len()) } else { unknown() },
@@ -108,6 +108,11 @@ fn age(status: &PeerStatus) -> String {
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
     }
+}
+
+/// Whether it has come as far as a state; before, its digest is zeros.
+fn has_state(status: &PeerStatus) -> bool {
+    status.state_digest.0 != [0; 32]
 }
 
 fn statuses(peers: &[LocalPeer]) -> impl Iterator<Item = &PeerStatus> {
@@ -131,7 +136,7 @@ fn numerics(peers: &[LocalPeer]) -> String {
 /// Rounds at which more than one peer is, and whether their digests are the same.
 fn rounds(peers: &[LocalPeer]) -> BTreeMap<u64, Vec<Digest>> {
     let mut rounds: BTreeMap<u64, Vec<Digest>> = BTreeMap::new();
-    for status in statuses(peers) {
+    for status in statuses(peers).filter(|status| has_state(status)) {
         rounds.entry(status.round).or_default().push(status.state_digest);
     }
     rounds

@@ -15,7 +15,7 @@ use crate::output::{self, label, say, thousands};
 use crate::spec::SpecArgs;
 use crate::train::events::unix_us;
 use crate::train::fault::Fault;
-use crate::train::peers::{Exit, Launch, Peer};
+use crate::train::peers::{Exit, Launch, Peer, log_tail};
 use crate::train::summary::Summary;
 use crate::train::watch::{Outcome, Watch};
 use crate::{data, runs};
@@ -79,7 +79,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     };
     let count = peers.len();
     check_faults(&args.fault, count)?;
-    let launch = launch(&args, &run, count)?;
+    let launch = launch(&args, &run, peers.iter().filter(|peer| peer.exit().is_none()).count())?;
     introduce(&run, count);
     let mut watch = Watch::new(run, launch, peers, args.fault);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -173,7 +173,7 @@ fn check_faults(faults: &[Fault], peers: usize) -> anyhow::Result<()> {
 
 fn launch(args: &TrainArgs, run: &RunDirectory, peers: usize) -> anyhow::Result<Launch> {
     let program = std::env::current_exe().context("cannot find out where this program is")?;
-    let mut flags = vec!["--expect".to_owned(), (peers - 1).to_string()];
+    let mut flags = vec!["--expect".to_owned(), peers.saturating_sub(1).to_string()];
     flags.extend(args.functions.for_peer(peers));
     if let Some(seconds) = args.checkpoint_every {
         flags.extend(["--checkpoint-every".to_owned(), seconds.to_string()]);
@@ -226,8 +226,13 @@ fn free_memory(watch: &Watch) {
     }
 }
 
-/// What the peers that failed said about it.
+/// Why the peers ended, if one of them said so: in its status or, if even that could not be written,
+/// at the end of its log.
 fn last_words(watch: &Watch) -> String {
-    let error = watch.peers.iter().find_map(|peer| peer.status.as_ref()?.error.as_ref());
-    error.map(|error| format!(", and the run cannot go on: {error}")).unwrap_or_default()
+    let status = |peer: &Peer| peer.status.as_ref()?.error.clone();
+    let log = |peer: &Peer| {
+        log_tail(&peer.directory).iter().rev().find_map(|line| Some(line.strip_prefix("error: ")?.to_owned()))
+    };
+    let error = watch.peers.iter().find_map(|peer| status(peer).or_else(|| log(peer)));
+    error.map(|error| format!(": {error}")).unwrap_or_default()
 }

@@ -56,7 +56,12 @@ impl Progress {
         let speed = self.speed(sight.round);
         match &self.bar {
             Some(bar) => {
+                // What an earlier session did says nothing about the time that is left.
+                let first = bar.position() == 0 && sight.round > 0;
                 bar.set_position(sight.round);
+                if first {
+                    bar.reset_eta();
+                }
                 bar.set_message(describe(&sight, speed));
             }
             None => self.plain(sight, speed),
