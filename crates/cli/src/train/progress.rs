@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::output::{percent, say, thousands};
 
@@ -56,12 +56,8 @@ impl Progress {
         let speed = self.speed(sight.round);
         match &self.bar {
             Some(bar) => {
-                // What an earlier session did says nothing about the time that is left.
-                let first = bar.position() == 0 && sight.round > 0;
                 bar.set_position(sight.round);
-                if first {
-                    bar.reset_eta();
-                }
+                bar.set_prefix(self.left(sight.round, speed));
                 bar.set_message(describe(&sight, speed));
             }
             None => self.plain(sight, speed),
@@ -93,6 +89,14 @@ impl Progress {
         }
     }
 
+    /// Time left at this speed. The library's own estimate takes the rounds of an earlier session for
+    /// rounds of this one.
+    fn left(&self, round: u64, speed: Option<f64>) -> String {
+        let samples = self.rounds.saturating_sub(round) * self.samples_per_round;
+        let left = speed.and_then(|speed| Duration::try_from_secs_f64(samples as f64 / speed).ok());
+        left.map(|left| format!(", {:#} left", HumanDuration(left))).unwrap_or_default()
+    }
+
     /// Samples per second over the last seconds.
     fn speed(&mut self, round: u64) -> Option<f64> {
         let now = Instant::now();
@@ -112,7 +116,7 @@ impl Progress {
 fn bar(rounds: u64) -> ProgressBar {
     let target = ProgressDrawTarget::stderr_with_hz(REDRAWS);
     let bar = ProgressBar::with_draw_target(Some(rounds), target);
-    let template = "round {pos}/{len} [{bar:32}] {percent} %  {elapsed} gone, {eta} left\n{msg}";
+    let template = "round {pos}/{len} [{bar:32}] {percent} %  {elapsed} gone{prefix}\n{msg}";
     // The template is a constant; should it ever be wrong, the library's own bar is good enough.
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     bar.set_style(style.progress_chars("=> "));
