@@ -1,7 +1,7 @@
 //! `peerless peer`: single peers, on this or several machines.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
 use peerless_peer::status::{PeerStatus, Phase};
-use peerless_peer::ticket::{MAX_TICKET_PEERS, Ticket};
+use peerless_peer::ticket::{MAX_TICKET_PEERS, MAX_TICKET_TEXT, Ticket, TicketError};
 use peerless_peer::transport::BindError;
 use peerless_peer::{PeerError, PeerOptions, fetch_spec, run_peer};
 use peerless_protocol::PeerId;
@@ -85,9 +85,10 @@ struct StartArgs {
 #[command(after_help = "\
 Examples (TICKET is what `peerless peer ticket` printed on the other machine):
   peerless peer join TICKET
-  peerless peer join TICKET --dir runs/mine --listen 0.0.0.0:4000 --advertise 10.0.0.2:4000")]
+  peerless peer join TICKET --dir runs/mine --listen 0.0.0.0:4000 --advertise 10.0.0.2:4000
+  peerless peer join - < ticket       keeps the ticket out of the list of processes")]
 struct JoinArgs {
-    /// The ticket; anyone who has it can join the run
+    /// The ticket, or - to read it from stdin; anyone who has it can join the run
     ticket: String,
     /// Run directory on this machine [default: runs/MODEL-DATASET-ID]
     #[arg(long)]
@@ -186,10 +187,7 @@ fn same_run(run: RunDirectory, flags: &SpecArgs) -> anyhow::Result<RunDirectory>
 fn join(args: JoinArgs) -> anyhow::Result<()> {
     logging::start("info");
     check_addresses(&args.node)?;
-    let ticket: Ticket = args.ticket.parse().map_err(|error| {
-        let hint = "`peerless peer ticket` prints one on a machine that takes part".to_owned();
-        advised(anyhow::Error::new::<peerless_peer::ticket::TicketError>(error), code::USAGE, Some(hint))
-    })?;
+    let ticket = read_ticket(&args.ticket)?;
     let runtime = runtime()?;
     let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;
     let directory = args.dir.unwrap_or_else(|| runs::default_directory(&spec));
@@ -201,6 +199,21 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
         opened => joined_before(opened?, &ticket)?,
     };
     runtime.block_on(take_part(run, args.name, args.node, ticket.peers().to_vec()))
+}
+
+/// The ticket that was given, or the one on stdin: other users can see command lines, and the ticket
+/// contains the run's secret.
+fn read_ticket(given: &str) -> anyhow::Result<Ticket> {
+    let mut text = given.to_owned();
+    if given == "-" {
+        text.clear();
+        let limit = MAX_TICKET_TEXT as u64 + 1;
+        io::stdin().take(limit).read_to_string(&mut text).context("cannot read the ticket from stdin")?;
+    }
+    text.trim().parse().map_err(|error| {
+        let hint = "`peerless peer ticket` prints one on a machine that takes part".to_owned();
+        advised(anyhow::Error::new::<TicketError>(error), code::USAGE, Some(hint))
+    })
 }
 
 fn joined_before(run: RunDirectory, ticket: &Ticket) -> anyhow::Result<RunDirectory> {

@@ -120,7 +120,10 @@ impl EventLoop {
             tokio::select! {
                 Some(done) = self.finished_tasks.recv() => self.task_finished(done).await?,
                 Some(event) = events.recv() => self.transport_event(event).await?,
-                () = tokio::time::sleep_until(self.parts.clock.instant(wake).into()) => self.feed(Input::Tick).await?,
+                () = tokio::time::sleep_until(self.parts.clock.instant(wake).into()) => {
+                    self.feed(Input::Tick).await?;
+                    self.update_functions();
+                }
                 () = &mut leave, if !left => {
                     left = true;
                     tracing::info!("asked to leave");
@@ -504,15 +507,22 @@ impl EventLoop {
         };
         if self.status_written.elapsed() >= STATUS_EVERY || applied.meta.finished {
             self.status_written = Instant::now();
-            let functions = functions_status(&self.parts.functions);
             reporter.update(|status| {
                 change(status);
-                status.functions = functions;
                 status.updated_unix_us = unix_us();
             });
         } else {
             reporter.update_later(change);
         }
+    }
+
+    /// At a tick and not when a round is applied, since at that moment no function ever works.
+    fn update_functions(&self) {
+        let functions = functions_status(&self.parts.functions);
+        self.parts.reporter.update(|status| {
+            status.functions = functions;
+            status.updated_unix_us = unix_us();
+        });
     }
 
     fn record(&mut self, event: &Event) {

@@ -27,6 +27,7 @@ const MAX_UNANNOUNCED: usize = 64;
 impl Node {
     pub(super) fn begin_round(&mut self, now: Time) {
         self.phase = Phase::Working;
+        self.gather_until = now;
         let view = self.view();
         self.drop_stale_payloads();
         self.round = Round::new(&self.config.spec, self.state.state, now, &view);
