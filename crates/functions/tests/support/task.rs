@@ -9,7 +9,7 @@ pub fn task(model: &str, invocation: u64) -> Task {
     let spec = json!({
         "version": 1,
         "model": model,
-        "dataset": { "name": "none", "digest": vec![0; 32], "train_samples": 8, "test_samples": 8 },
+        "dataset": { "name": "none", "digest": "0".repeat(64), "train_samples": 8, "test_samples": 8 },
         "seed": 1,
         "units_per_round": 1,
         "samples_per_unit": 1,
