@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerless_protocol::function::Task;
+use peerless_protocol::split_mix;
 use tokio::time::Instant;
 
 use crate::error::TaskFailed;
@@ -42,18 +43,10 @@ impl RetryPolicy {
         };
         let factor = 2_u32.checked_pow(doublings).unwrap_or(u32::MAX);
         let ceiling = self.base_delay.saturating_mul(factor).min(self.max_delay);
-        let random = mix(self.seed ^ mix(invocation ^ mix(u64::from(attempt))));
+        let random = split_mix(self.seed ^ split_mix(invocation ^ split_mix(u64::from(attempt))));
         let fraction = (random >> 11) as f64 / (1_u64 << 53) as f64;
         ceiling.mul_f64(0.5 + 0.5 * fraction)
     }
-}
-
-/// The output function of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// A platform with retries and a meter.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use peerless_protocol::{Digest, FinishReason, PeerId, RunId};
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,12 @@ pub enum StatusError {
         /// The reason.
         source: std::io::Error,
     },
+}
+
+/// Now, in microseconds since the Unix epoch: the time of a status.
+pub fn unix_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Where the status of the peer with this directory is.

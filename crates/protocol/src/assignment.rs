@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use crate::ids::{Digest, PeerId};
+use crate::mixing::split_mix;
 use crate::units::UnitSet;
 
 /// Largest weight that counts; a peer that announces more is taken as this.
@@ -46,24 +47,19 @@ pub fn assign(state: &Digest, units: &UnitSet, peers: &Capacities) -> BTreeMap<u
 }
 
 fn score(state: &Digest, unit: u32, peer: &PeerId, capacity: u32) -> u64 {
-    let base = word(&state.0) ^ word(&peer.0).rotate_left(32) ^ mix(u64::from(unit));
-    (0..capacity.clamp(1, MAX_CAPACITY)).map(|copy| mix(base ^ mix(u64::from(copy) << 32))).max().unwrap_or(0)
+    let base = word(&state.0) ^ word(&peer.0).rotate_left(32) ^ split_mix(u64::from(unit));
+    (0..capacity.clamp(1, MAX_CAPACITY))
+        .map(|copy| split_mix(base ^ split_mix(u64::from(copy) << 32)))
+        .max()
+        .unwrap_or(0)
 }
 
 fn word(bytes: &[u8; 32]) -> u64 {
     bytes.chunks_exact(8).fold(0, |word, chunk| {
         let mut part = [0; 8];
         part.copy_from_slice(chunk);
-        mix(word ^ u64::from_le_bytes(part))
+        split_mix(word ^ u64::from_le_bytes(part))
     })
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014).
-fn mix(mut z: u64) -> u64 {
-    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]

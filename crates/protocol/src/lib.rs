@@ -10,6 +10,7 @@ mod cover;
 pub mod function;
 mod ids;
 mod message;
+mod mixing;
 mod node;
 mod pace;
 mod spec;
@@ -22,6 +23,7 @@ pub use contribution::{Contribution, ContributionError, PayloadRef, SignedContri
 pub use cover::{disjoint_choice, exact_cover};
 pub use ids::{Digest, ParseIdError, PeerId, RunId};
 pub use message::{Heartbeat, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, MessageError, WIRE_VERSION};
+pub use mixing::{SPLIT_MIX_STEP, split_mix};
 pub use node::{Config, Effect, Event, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason};
 /// Configuration of a run that the aggregation defines, as it is part of the spec.
 pub use peerless_aggregation::{ConfigError, EarlyStopping, LearningRate, Optimizer, Schedule};

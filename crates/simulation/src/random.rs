@@ -1,6 +1,8 @@
 //! The simulator's only source of randomness.
 
-/// SplitMix64 (Steele, Lea, Flood, OOPSLA 2014): small, and one seed gives one sequence everywhere.
+use peerless_protocol::{SPLIT_MIX_STEP, split_mix};
+
+/// SplitMix64: small, and one seed gives one sequence everywhere.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
 
@@ -12,11 +14,9 @@ impl Random {
 
     /// 64 random bits.
     pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        let bits = split_mix(self.0);
+        self.0 = self.0.wrapping_add(SPLIT_MIX_STEP);
+        bits
     }
 
     /// A number in `low..high`; `low` if that is empty.

@@ -169,9 +169,9 @@ impl RoundSums {
         &self.format
     }
 
-    /// Ends the round under way and starts one with this plan: forgets own sums and the total, and
-    /// removes the gradient files. Payloads stay until they are dropped, since those of a peer that is
-    /// ahead belong to the new round.
+    /// Ends the round under way and starts one with this plan: forgets own sums with their payloads and
+    /// the total, and removes the gradient files. Payloads of others stay until they are dropped, since
+    /// those of a peer that is ahead belong to the new round.
     ///
     /// # Errors
     /// [`SumsError::File`] if a gradient file cannot be removed; the round is started all the same.

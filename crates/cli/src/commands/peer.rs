@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
-use peerless_peer::status::{PeerStatus, Phase};
+use peerless_peer::status::{PeerStatus, Phase, unix_us};
 use peerless_peer::ticket::{MAX_TICKET_PEERS, MAX_TICKET_TEXT, Ticket, TicketError};
 use peerless_peer::transport::BindError;
 use peerless_peer::{PeerError, PeerOptions, fetch_spec, run_peer};
@@ -23,7 +23,6 @@ use crate::failure::{Advise, advised, code};
 use crate::functions::FunctionArgs;
 use crate::output::{self, Align, label, say, table};
 use crate::spec::SpecArgs;
-use crate::train::events::unix_us;
 use crate::{data, logging, runs};
 
 /// How long the peers of a ticket may take to answer.

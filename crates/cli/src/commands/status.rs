@@ -5,13 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use peerless_peer::run_directory::RunDirectory;
-use peerless_peer::status::PeerStatus;
+use peerless_peer::status::{PeerStatus, unix_us};
 use peerless_protocol::Digest;
 use serde_json::{Value, json};
 
 use crate::output::{self, Align, percent, table, thousands};
 use crate::runs::{self, LocalPeer};
-use crate::train::events::unix_us;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 use clap::Args;
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
+use peerless_peer::status::unix_us;
 use peerless_peer::ticket::JoinSecret;
 use peerless_training::Model;
 
@@ -13,7 +14,6 @@ use crate::failure::{Advise, advised, code};
 use crate::functions::FunctionArgs;
 use crate::output::{self, label, say, thousands};
 use crate::spec::SpecArgs;
-use crate::train::events::unix_us;
 use crate::train::fault::Fault;
 use crate::train::peers::{Exit, Launch, Peer, log_tail};
 use crate::train::summary::Summary;

@@ -1,7 +1,5 @@
 //! What happens during a run, for people and for the summary.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::Serialize;
 
 /// Kinds of events. Their names are part of the JSON summary.
@@ -39,10 +37,4 @@ pub(crate) struct Event {
     pub(crate) peer: Option<String>,
     /// Particulars, for people.
     pub(crate) detail: String,
-}
-
-/// Microseconds since the Unix epoch.
-pub(crate) fn unix_us() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX)
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::Context;
 use peerless_peer::run_directory::RunDirectory;
-use peerless_peer::status::{EvaluationStatus, PeerStatus};
+use peerless_peer::status::{EvaluationStatus, PeerStatus, unix_us};
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::events::{Event, Kind, unix_us};
+use super::events::{Event, Kind};
 use super::fault::{Action, Fault};
 use super::peers::{Exit, Launch, Peer, log_path, log_tail};
 use super::progress::{Progress, Sight};

@@ -1,16 +1,10 @@
 //! Where a round's time goes.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use peerless_protocol::{Digest, Time};
 use peerless_store::RoundTimes;
-
-/// Microseconds since the Unix epoch.
-pub(super) fn unix_us() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
-}
 
 /// The protocol's clock: it begins with the process and never goes back.
 #[derive(Debug, Clone, Copy)]

@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::MissedTickBehavior;
 
 use super::blobs::Blobs;
-use super::clock::{Clock, RoundClock, unix_us};
+use super::clock::{Clock, RoundClock};
 use super::discovery::Discovery;
 use super::functions::Functions;
 use super::journal::{Journal, contribution_records, event_record, invocation_record};
@@ -22,7 +22,7 @@ use super::reporter::Reporter;
 use super::storage::{Applied, Storage};
 use crate::options::PeerError;
 use crate::run_directory::RunDirectory;
-use crate::status::{EvaluationStatus, FunctionStatus, Phase};
+use crate::status::{EvaluationStatus, FunctionStatus, Phase, unix_us};
 use crate::transport::download::fetch_blob;
 use crate::transport::tls::TlsTransport;
 use crate::transport::{self, Rejection, Transport};

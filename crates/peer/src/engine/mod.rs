@@ -18,11 +18,11 @@ use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreErro
 
 use crate::identity::Identity;
 use crate::options::{PeerError, PeerOptions, PeerSummary};
-use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION};
+use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION, unix_us};
 use crate::transport::Transport;
 use crate::transport::tls::{Admission, Config as TransportConfig, TlsTransport};
 use blobs::Blobs;
-use clock::{Clock, unix_us};
+use clock::Clock;
 use event_loop::{EventLoop, Parts, evaluation_status, functions_status, write_checkpoint};
 use functions::{Functions, Prepared};
 use journal::Journal;
