@@ -11,6 +11,7 @@ pub mod function;
 mod ids;
 mod message;
 mod mixing;
+mod mutant;
 mod node;
 mod pace;
 mod spec;
@@ -24,7 +25,9 @@ pub use cover::{disjoint_choice, exact_cover};
 pub use ids::{Digest, ParseIdError, PeerId, RunId};
 pub use message::{Heartbeat, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, MessageError, WIRE_VERSION};
 pub use mixing::{SPLIT_MIX_STEP, split_mix};
-pub use node::{Config, Effect, Event, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason};
+#[cfg(feature = "mutants")]
+pub use mutant::Mutant;
+pub use node::{Config, Effect, Event, Footprint, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason};
 /// Configuration of a run that the aggregation defines, as it is part of the spec.
 pub use peerless_aggregation::{ConfigError, EarlyStopping, LearningRate, Optimizer, Schedule};
 pub use spec::{DatasetSpec, EvaluationSpec, MAX_SPEC_BYTES, MAX_UNITS, RunSpec, SPEC_VERSION, SpecError};

@@ -7,6 +7,7 @@ use super::io::{Effect, Event, StateMeta};
 use super::{Fetching, Node, Phase};
 use crate::ids::{Digest, PeerId};
 use crate::message::Heartbeat;
+use crate::mutant::Mutant;
 use crate::state::StateRef;
 use crate::time::Time;
 
@@ -50,7 +51,8 @@ impl Node {
     /// Starts to catch up if others are ahead: at once by two rounds, and by one round after the
     /// time that messages in flight may take.
     pub(super) fn check_behind(&mut self, now: Time) {
-        if self.fetching.is_some() || self.round.applying || !matches!(self.phase, Phase::Working | Phase::Gathering) {
+        let busy = self.fetching.is_some() || self.round.applying || self.is_mutated(Mutant::ForgetsToCatchUp);
+        if busy || !matches!(self.phase, Phase::Working | Phase::Gathering) {
             return;
         }
         let winners = self.winners_over_this();
@@ -112,7 +114,7 @@ impl Node {
         }
         // The own round may have been applied while the state was under way; going back is right
         // only if the own state is the one that lost a comparison.
-        let lost = !self.winners_over_this().is_empty();
+        let lost = !self.winners_over_this().is_empty() || self.is_mutated(Mutant::AdoptsAnOlderState);
         if meta.state.round > self.state.state.round || lost {
             self.history.values_mut().for_each(|digests| {
                 digests.remove(&self.me);

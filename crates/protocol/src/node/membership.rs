@@ -7,6 +7,7 @@ use super::{Neighbour, Node, Phase};
 use crate::assignment::Capacities;
 use crate::ids::PeerId;
 use crate::message::{Heartbeat, MAX_ADDRESSES, MAX_MEMBERS, Member, Message};
+use crate::mutant::Mutant;
 use crate::time::Time;
 
 /// How often a peer says that it lives. Also how long a new state can stay unknown to a peer that
@@ -115,7 +116,8 @@ impl Node {
     }
 
     pub(super) fn broadcast_heartbeat(&mut self, now: Time) {
-        self.next_heartbeat = now + HEARTBEAT_EVERY;
+        let storm = self.is_mutated(Mutant::HeartbeatStorm);
+        self.next_heartbeat = now + if storm { HEARTBEAT_EVERY / 50 } else { HEARTBEAT_EVERY };
         let heartbeat = Message::Heartbeat(self.heartbeat());
         self.broadcast(&heartbeat);
     }

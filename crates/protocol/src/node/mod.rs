@@ -6,6 +6,7 @@
 //! state. Views, deadlines and suspicions only decide who computes what and when.
 
 mod catch_up;
+mod footprint;
 mod io;
 mod membership;
 mod round;
@@ -15,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use footprint::Footprint;
 pub use io::{Config, Effect, Event, Input, StateMeta, StopReason};
 pub use membership::{HEARTBEAT_EVERY, SUSPECT_AFTER};
 
@@ -82,6 +84,8 @@ pub struct Node {
     pace: Pace,
     next_heartbeat: Time,
     effects: Vec<Effect>,
+    #[cfg(feature = "mutants")]
+    pub(crate) mutant: Option<crate::mutant::Mutant>,
 }
 
 impl Node {
@@ -112,6 +116,8 @@ impl Node {
             pace: Pace::default(),
             next_heartbeat: now,
             effects: Vec::new(),
+            #[cfg(feature = "mutants")]
+            mutant: None,
         };
         node.observe_state(now, me, state.state);
         node

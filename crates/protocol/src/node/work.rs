@@ -6,10 +6,11 @@ use std::time::Duration;
 use super::io::{Effect, Event, StateMeta, StopReason};
 use super::round::{Entry, Own, Round};
 use super::{LINGER, Node, Phase};
-use crate::contribution::{Contribution, PayloadRef, SignedContribution};
+use crate::contribution::{Contribution, ContributionError, PayloadRef, SignedContribution};
 use crate::cover::{disjoint_choice, exact_cover};
 use crate::ids::{Digest, PeerId};
 use crate::message::{MAX_CAUSE_BYTES, Message};
+use crate::mutant::Mutant;
 use crate::state::{StateRef, Tally};
 use crate::time::Time;
 use crate::units::{RoundPlan, UnitKind, UnitSet};
@@ -121,7 +122,9 @@ impl Node {
     pub(super) fn view_changed(&mut self, now: Time) {
         if self.phase == Phase::Working && !self.round.applying {
             let view = self.view();
-            self.round.reassign(now, &view);
+            if !self.is_mutated(Mutant::NoReassignmentOfTheDead) {
+                self.round.reassign(now, &view);
+            }
             self.take_over_debts(now);
             let failed: Vec<u32> = self.round.failures.keys().copied().collect();
             failed.into_iter().for_each(|unit| self.stop_if_hopeless(unit));
@@ -150,7 +153,8 @@ impl Node {
     /// Computes what others owe for too long. Not while somebody is ahead: then the next state
     /// exists already and is fetched.
     pub(super) fn back_up_the_overdue(&mut self, now: Time) {
-        if self.phase != Phase::Working || self.round.applying || !self.ahead(now).is_empty() {
+        let idle = self.phase != Phase::Working || self.is_mutated(Mutant::NoBackups);
+        if idle || self.round.applying || !self.ahead(now).is_empty() {
             return;
         }
         let view = self.view();
@@ -282,13 +286,14 @@ impl Node {
             self.keep_for_later(from, signed);
             return;
         }
-        if !self.is_working_on(contribution.from) || self.round.entries.iter().any(|entry| entry.signed == signed) {
+        let stale = !self.is_working_on(contribution.from) && !self.is_mutated(Mutant::StaleContributionAccepted);
+        if stale || self.round.entries.iter().any(|entry| entry.signed == signed) {
             return;
         }
-        let checked = if contribution.peer == from {
-            contribution.check(&self.config.spec, self.run, self.config.payload_bytes).and_then(|()| signed.verify())
+        let checked = if contribution.peer == from || self.is_mutated(Mutant::ForgedAuthorAccepted) {
+            self.check_contribution(&signed)
         } else {
-            Err(crate::contribution::ContributionError::NotTheSender(contribution.peer))
+            Err(ContributionError::NotTheSender(contribution.peer))
         };
         if let Err(error) = checked {
             self.refuse(from, error.to_string());
@@ -303,12 +308,21 @@ impl Node {
         }
     }
 
+    fn check_contribution(&self, signed: &SignedContribution) -> Result<(), ContributionError> {
+        if !self.is_mutated(Mutant::ContentNotChecked) {
+            signed.contribution.check(&self.config.spec, self.run, self.config.payload_bytes)?;
+        }
+        if self.is_mutated(Mutant::SignatureNotChecked) { Ok(()) } else { signed.verify() }
+    }
+
     /// Keeps a contribution to a round that this peer has not begun; its signature is checked then.
     fn keep_for_later(&mut self, from: PeerId, signed: SignedContribution) {
         let contribution = &signed.contribution;
         let checked = contribution.check(&self.config.spec, self.run, self.config.payload_bytes);
         let made = self.early.iter().filter(|(sender, _)| *sender == from).count() as u64;
-        let allowed = Round::most_contributions(&RoundPlan::new(&self.config.spec, contribution.from.round));
+        let plan = RoundPlan::new(&self.config.spec, contribution.from.round);
+        let unlimited = self.is_mutated(Mutant::EarlyContributionsWithoutLimit);
+        let allowed = if unlimited { u64::MAX } else { Round::most_contributions(&plan) };
         let known = self.early.iter().any(|(_, early)| *early == signed);
         if checked.is_ok() && contribution.peer == from && made < allowed && !known && self.early.len() < MAX_EARLY {
             self.early.push((from, signed));
@@ -362,14 +376,24 @@ impl Node {
         }
         let all = self.round.plan.all();
         let (indices, sets) = self.round.ready_sets();
-        if let Some(chosen) = exact_cover(&all, &sets) {
+        if let Some(chosen) = exact_cover(&all, &sets).or_else(|| self.mistaken_cover(&all, &sets)) {
             let cover = chosen.into_iter().map(|choice| self.round.entries[indices[choice]].signed.clone()).collect();
             self.round.applying = true;
             let from = self.round.from;
             self.emit(Effect::Apply { from, cover });
-        } else if self.round.missing().is_empty() {
+        } else if self.round.missing().is_empty() && !self.is_mutated(Mutant::NoUntangling) {
             self.untangle(now);
         }
+    }
+
+    /// What a mutant takes for a cover; nothing without one.
+    fn mistaken_cover(&self, all: &UnitSet, sets: &[&UnitSet]) -> Option<Vec<usize>> {
+        let (chosen, left) = disjoint_choice(all, sets);
+        if self.is_mutated(Mutant::CoverMayMissAUnit) && left.len() == 1 {
+            return Some(chosen);
+        }
+        let overlaps = self.is_mutated(Mutant::CoverMayOverlap) && self.round.missing().is_empty();
+        overlaps.then(|| (0..sets.len()).collect())
     }
 
     /// Every unit is here, but only in sums that overlap: asks for the sums of just what is missing
@@ -420,6 +444,9 @@ impl Node {
     /// Asks authors for payloads that were announced but did not arrive.
     pub(super) fn fetch_late_payloads(&mut self, now: Time) {
         let again = now + self.pace.overdue_after(1, 1);
+        if self.is_mutated(Mutant::NoFetchOfLostPayloads) {
+            return;
+        }
         let mut late = Vec::new();
         for entry in self.round.entries.iter_mut().filter(|entry| !entry.ready) {
             if let (Some(at), Some(payload)) = (entry.fetch_at, entry.signed.contribution.payload)
@@ -436,6 +463,9 @@ impl Node {
     /// Drops the payloads of the round that is over. Those that no contribution has announced yet stay
     /// for one round more: they may have outrun the announcements of the next one.
     fn drop_stale_payloads(&mut self) {
+        if self.is_mutated(Mutant::KeepsPayloadsForEver) {
+            return;
+        }
         let early = self.early.iter().filter_map(|(_, signed)| signed.contribution.payload);
         let needed: Vec<Digest> = early.map(|payload| payload.digest).collect();
         let announced = self.round.payloads();
