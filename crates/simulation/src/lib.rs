@@ -4,14 +4,29 @@
 //! Units are cheap stand-ins for gradients, but sums, optimizer and state encoding are the real
 //! ones, so that a state digest here means what it means outside.
 
-#![allow(clippy::expect_used, reason = "a violated assumption of the simulator ends the simulation")]
-
+mod adversary;
+mod clock;
+mod disk;
 mod faults;
+mod functions;
+mod invariants;
+mod metrics;
 mod model;
+mod network;
+mod queue;
 mod random;
+mod timeline;
 mod world;
 
-pub use faults::{Fault, Network};
-pub use model::{serial_digests, small_spec};
+pub use adversary::{Attack, AttackKind};
+pub use clock::Clock;
+pub use disk::DiskFate;
+pub use faults::Fault;
+pub use functions::Functions;
+pub use invariants::{Invariant, Violation};
+pub use metrics::{Metrics, PerRound, Quantiles, Traffic};
+pub use model::{DEFAULT_ELEMENTS, Reference, small_spec};
+pub use network::{Cut, Network};
 pub use random::Random;
-pub use world::{Outcome, World};
+pub use timeline::Line;
+pub use world::{Outcome, Prepare, Setup, World};
