@@ -16,7 +16,7 @@ use crate::error::FileError;
 
 pub use records::{
     Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, RoundRecord,
-    RoundTimes, StateOrigin,
+    RoundTimes, StateOrigin, UnitAttempt,
 };
 
 /// Version of the tables; see `ledger/schema.sql`.
@@ -154,8 +154,7 @@ impl Ledger {
     pub fn newest_state(&self) -> Result<Option<StateRef>, LedgerError> {
         self.run(|connection| {
             let query = "SELECT round, digest FROM states ORDER BY round DESC LIMIT 1";
-            let state = |row: &Row<'_>| Ok(StateRef { round: unsigned(row, 0)?, digest: digest(row, 1)? });
-            connection.prepare_cached(query)?.query_row([], state).optional()
+            connection.prepare_cached(query)?.query_row([], state_ref).optional()
         })
     }
 
@@ -187,6 +186,36 @@ impl Ledger {
             Some(round) => Ok(self.rounds(round, 1)?.pop()),
             None => Ok(None),
         }
+    }
+
+    /// The states from `first` on that this peer held, at most `limit` of them.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn states(&self, first: u64, limit: u32) -> Result<Vec<StateRef>, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT round, digest FROM states WHERE round >= ?1 ORDER BY round LIMIT ?2";
+            connection.prepare_cached(query)?.query_map(params![int(first), limit], state_ref)?.collect()
+        })
+    }
+
+    /// The attempts at gradient units of the rounds `first` to `last`, by round.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn gradient_attempts(&self, first: u64, last: u64) -> Result<Vec<UnitAttempt>, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT round, unit, outcome FROM invocations
+                WHERE kind = 'gradient' AND unit IS NOT NULL AND round BETWEEN ?1 AND ?2 ORDER BY round";
+            let attempt = |row: &Row<'_>| {
+                Ok(UnitAttempt {
+                    round: unsigned(row, 0)?,
+                    unit: row.get(1)?,
+                    succeeded: row.get::<_, String>(2)? == "ok",
+                })
+            };
+            connection.prepare_cached(query)?.query_map(params![int(first), int(last)], attempt)?.collect()
+        })
     }
 
     /// The last `limit` events, oldest first.
@@ -311,6 +340,10 @@ fn insert_round(transaction: &Transaction<'_>, record: &RoundRecord) -> rusqlite
         record.backup_units,
     ])?;
     Ok(())
+}
+
+fn state_ref(row: &Row<'_>) -> rusqlite::Result<StateRef> {
+    Ok(StateRef { round: unsigned(row, 0)?, digest: digest(row, 1)? })
 }
 
 fn round_record(row: &Row<'_>) -> rusqlite::Result<RoundRecord> {

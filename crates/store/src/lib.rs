@@ -25,7 +25,7 @@ pub use checkpoint::{
 pub use error::{FileError, Skipped};
 pub use ledger::{
     Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, LEDGER_VERSION,
-    Ledger, LedgerError, RoundRecord, RoundTimes, StateOrigin,
+    Ledger, LedgerError, RoundRecord, RoundTimes, StateOrigin, UnitAttempt,
 };
 pub use lock::LockError;
 pub use payload::{PAYLOAD_FORMAT, Payload, PayloadBuffer, PayloadError, PayloadFormat};

@@ -141,6 +141,17 @@ pub struct InvocationRecord {
     pub error: Option<String>,
 }
 
+/// One attempt at a unit, as far as it takes to count them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitAttempt {
+    /// The round.
+    pub round: u64,
+    /// The unit.
+    pub unit: u32,
+    /// Whether its result was used.
+    pub succeeded: bool,
+}
+
 /// Something worth remembering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventRecord {

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use peerless_protocol::{Digest, PeerId, StateRef};
 use peerless_store::{
     Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, Ledger, LedgerError,
-    RoundRecord, RoundTimes, StateOrigin,
+    RoundRecord, RoundTimes, StateOrigin, UnitAttempt,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -74,6 +74,11 @@ fn what_was_recorded_is_found_again_by_a_reader_beside_the_writer() {
     assert_eq!(reader.state_digest(3).unwrap(), Some(Digest::of(&2_u64.to_le_bytes())));
     assert_eq!(reader.state_digest(0).unwrap(), None);
     assert_eq!(reader.newest_state().unwrap().map(|state| state.round), Some(5));
+    let states = reader.states(2, 2).unwrap();
+    assert_eq!(states, [1_u64, 2].map(|number| batch(number).state.unwrap().0));
+    let attempt = |round, succeeded| UnitAttempt { round, unit: 3, succeeded };
+    assert_eq!(reader.gradient_attempts(1, 1).unwrap(), [attempt(1, false), attempt(1, true)]);
+    assert_eq!(reader.gradient_attempts(3, 9).unwrap().len(), 4);
     let totals = InvocationTotals {
         invocations: 10,
         cold_starts: 5,
