@@ -50,6 +50,8 @@ enum Command {
     Data(commands::data::DataArgs),
     /// Measure what a run costs on this machine
     Bench(commands::bench::BenchArgs),
+    /// Train while random peers and functions are killed, stopped and restarted, and compare all states
+    Soak(commands::soak::SoakArgs),
     /// List the models that can be trained
     Models(commands::models::ModelsArgs),
     /// Compute units: tasks on stdin, reports on stdout
@@ -67,6 +69,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Soak(args) => commands::soak::run(&args),
         Command::Models(args) => commands::models::run(&args),
         Command::Function => return commands::function::run(),
     };

@@ -78,6 +78,16 @@ pub(crate) struct SpecArgs {
 }
 
 impl SpecArgs {
+    /// The default run with so many rounds, evaluated every so many of them.
+    pub(crate) fn long(rounds: u64, evaluate_every: u64) -> Self {
+        Self { rounds: Some(rounds), evaluate_every: Some(evaluate_every), ..Self::default() }
+    }
+
+    /// The same with a seed.
+    pub(crate) fn seeded(self, seed: u64) -> Self {
+        Self { seed: Some(seed), ..self }
+    }
+
     /// Whether any flag was given.
     pub(crate) fn is_given(&self) -> bool {
         *self != Self::default()

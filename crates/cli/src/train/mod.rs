@@ -1,7 +1,11 @@
 //! A run on this machine: its peers' processes, the faults they suffer, and what there is to see.
 
+pub(crate) mod agreement;
 pub(crate) mod events;
 pub(crate) mod fault;
+pub(crate) mod fleet;
+pub(crate) mod inject;
+pub(crate) mod network;
 pub(crate) mod peers;
 pub(crate) mod progress;
 pub(crate) mod summary;

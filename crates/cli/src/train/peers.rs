@@ -1,5 +1,6 @@
 //! The peers' processes as the watcher sees them.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
@@ -82,6 +83,11 @@ pub(crate) struct Peer {
     pub(crate) directory: PathBuf,
     /// The newest status of its present process, or of its last one.
     pub(crate) status: Option<PeerStatus>,
+    /// Words before the program on its command line, such as `ip netns exec NAME`. They must become
+    /// the program, not start it: signals go to the process that they begin.
+    pub(crate) wrapper: Vec<String>,
+    /// Flags that it gets besides those that all peers get.
+    pub(crate) flags: Vec<String>,
     /// Whether it has been stopped by SIGSTOP.
     pub(crate) stopped: bool,
     /// Whether it is to be started again when it has ended.
@@ -99,6 +105,8 @@ impl Peer {
             name,
             directory,
             status: None,
+            wrapper: Vec::new(),
+            flags: Vec::new(),
             stopped: false,
             restart: false,
             end_expected: false,
@@ -160,8 +168,10 @@ impl Peer {
         let stdout = OpenOptions::new().create(true).append(true).open(&log);
         let stdout = stdout.with_context(|| format!("cannot open {}", log.display()))?;
         let stderr = stdout.try_clone().with_context(|| format!("cannot open {}", log.display()))?;
-        let mut command = Command::new(&launch.program);
-        command.args([PEER_COMMAND, "start", "--name", &self.name, "--run-dir"]).arg(&launch.run).args(&launch.flags);
+        let mut words = self.wrapper.iter().map(OsStr::new).chain([launch.program.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or(launch.program.as_os_str()));
+        command.args(words).args([PEER_COMMAND, "start", "--name", &self.name, "--run-dir"]).arg(&launch.run);
+        command.args(&launch.flags).args(&self.flags);
         if launch.end_with_watcher {
             command.arg("--end-with-parent");
         }

@@ -11,11 +11,10 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::events::{Event, Kind};
 use super::fault::{Action, Fault};
+use super::inject::{kill_functions, strike};
 use super::peers::{Exit, Launch, Peer, log_path, log_tail};
 use super::progress::{Progress, Sight};
-use crate::functions::FUNCTION_COMMAND;
 use crate::output::percent;
-use crate::process;
 
 /// Time between two looks: a fraction of a round, so that faults come when they are due.
 const POLL: Duration = Duration::from_millis(10);
@@ -193,17 +192,7 @@ impl Watch {
     fn strike(&mut self, fault: Fault, index: usize) -> anyhow::Result<()> {
         let peer = &mut self.peers[index];
         let pid = peer.pid().unwrap_or_default();
-        let done = match fault.action {
-            Action::Kill { .. } => peer.signal(Signal::KILL),
-            Action::Stop { .. } => peer.signal(Signal::STOP),
-            Action::Continue { .. } => peer.signal(Signal::CONT),
-            Action::Restart { .. } => {
-                // A peer that lives has to end before another process can have its directory.
-                peer.restart = peer.signal(Signal::KILL);
-                true
-            }
-            Action::KillFunctions { .. } => false,
-        };
+        let done = strike(peer, fault.action);
         let start_now = matches!(fault.action, Action::Restart { .. }) && !peer.restart;
         let result = if done { format!("pid {pid}") } else { "it had no process".to_owned() };
         self.fault_event(fault, Some(index), &result);
@@ -215,15 +204,7 @@ impl Watch {
 
     /// Kills functions, busy ones first. If there are too few now, the rest is killed later.
     fn kill_functions(&mut self, fault: Fault, count: usize) {
-        let living = self.peers.iter().filter(|peer| peer.lives()).filter_map(|peer| peer.status.as_ref());
-        let mut functions: Vec<_> = living.flat_map(|status| status.functions.processes.iter().copied()).collect();
-        functions.sort_by_key(|function| !function.busy);
-        let functions = functions.into_iter().filter(|function| process::is_alive(function.pid, FUNCTION_COMMAND));
-        let killed: Vec<String> = functions
-            .filter(|function| process::signal(function.pid, Signal::KILL))
-            .take(count)
-            .map(|function| function.pid.to_string())
-            .collect();
+        let killed: Vec<String> = kill_functions(&self.peers, count).iter().map(u32::to_string).collect();
         if !killed.is_empty() {
             self.fault_event(fault, None, &format!("function pid {}", killed.join(", ")));
         }

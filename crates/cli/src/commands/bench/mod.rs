@@ -9,7 +9,8 @@ use clap::{Args, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   peerless bench throughput           2 peers against a plain training loop, alternating
-  peerless bench recovery --kills 20  what a kill -9 of a peer costs the others
+  peerless bench recovery             what kill -9, SIGSTOP, a partition and a dead function cost
+  peerless bench recovery --fault kill --repetitions 50
 
 Measure on a machine that does nothing else, with a release build.";
 
@@ -25,7 +26,7 @@ pub(crate) struct BenchArgs {
 enum BenchCommand {
     /// Samples per second of a run against a plain single-process loop, and where a round's time goes
     Throughput(throughput::ThroughputArgs),
-    /// Time until the next round is committed after kill -9 of a peer
+    /// Time until the next round, and work done again, after faults of real peers and functions
     Recovery(recovery::RecoveryArgs),
 }
 

@@ -6,12 +6,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use peerless_peer::run_directory::RunDirectory;
 use peerless_store::{Ledger, RoundRecord, ledger_path};
-use serde_json::Value;
 
 /// A finished run in a directory that goes with this value.
 pub(super) struct FinishedRun {
-    /// The JSON summary.
-    pub(super) summary: Value,
     directory: PathBuf,
     _guard: tempfile::TempDir,
 }
@@ -23,12 +20,11 @@ impl FinishedRun {
         let directory = guard.path().join("run");
         let program = std::env::current_exe().context("cannot find out where this program is")?;
         let mut command = Command::new(program);
-        command.args(["train", "--json", "--end-with-watcher", "--run-dir"]).arg(&directory).args(flags);
+        command.args(["train", "--end-with-watcher", "--run-dir"]).arg(&directory).args(flags);
         let output = command.stderr(Stdio::piped()).output().context("cannot start the run")?;
         let talk = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "the run failed ({}):\n{talk}", output.status);
-        let summary = serde_json::from_slice(&output.stdout).context("the run's summary is not JSON")?;
-        Ok(Self { summary, directory, _guard: guard })
+        Ok(Self { directory, _guard: guard })
     }
 
     /// The rounds that each peer has applied, by the peer's name.
