@@ -12,7 +12,7 @@ use bytes::Bytes;
 use peerless_peer::identity::Identity;
 use peerless_peer::ticket::JoinSecret;
 use peerless_peer::transport::download::fetch_blob;
-use peerless_peer::transport::tls::{Admission, Config, TlsTransport};
+use peerless_peer::transport::{Admission, Config, SessionTransport, tls};
 use peerless_peer::transport::{BlobError, BlobSource, Event, Events, Transport};
 use peerless_protocol::{Digest, PeerId, RunId};
 
@@ -31,7 +31,7 @@ impl BlobSource for OneBlob {
 
 struct Node {
     peer: PeerId,
-    transport: Arc<TlsTransport>,
+    transport: Arc<SessionTransport>,
     events: Events,
 }
 
@@ -50,13 +50,13 @@ impl Node {
             max_peers: 8,
             seed: 1,
         };
-        let (transport, events) = TlsTransport::bind(config, Arc::new(OneBlob(blob.clone()))).await?;
+        let (transport, events) = tls::bind(config, Arc::new(OneBlob(blob.clone()))).await?;
         Ok(Self { peer, transport: Arc::new(transport), events })
     }
 }
 
 /// Keeps the push queue to `to` full until `stop` blobs are queued.
-async fn push_all(transport: &TlsTransport, to: PeerId, digest: Digest, blob: &Bytes, stop: usize) {
+async fn push_all(transport: &SessionTransport, to: PeerId, digest: Digest, blob: &Bytes, stop: usize) {
     let mut pushed = 0;
     while pushed < stop {
         match transport.push(to, digest, blob.clone()) {
@@ -94,7 +94,7 @@ async fn measure(what: &str, bytes: usize, work: impl Future<Output = ()>) {
 }
 
 /// Round trips of a message that the other side sends back.
-async fn ping(what: &str, a: &mut Node, to: PeerId, mut between: impl FnMut(&TlsTransport)) {
+async fn ping(what: &str, a: &mut Node, to: PeerId, mut between: impl FnMut(&SessionTransport)) {
     let mut times = Vec::with_capacity(PINGS);
     for _ in 0..PINGS {
         between(&a.transport);

@@ -11,7 +11,7 @@ use peerless_protocol::{Digest, MAX_SPEC_BYTES, Message, RunSpec};
 use crate::identity::Identity;
 use crate::options::{JoinFailure, PeerError};
 use crate::ticket::Ticket;
-use crate::transport::tls::{Admission, Config, TlsTransport};
+use crate::transport::{Admission, Config, SessionTransport, tls};
 use crate::transport::{BlobError, BlobSource, Event, Events, Refusal, Rejection, Transport};
 
 /// Asks the peers of a ticket for the run's spec and checks it against the ticket's run id.
@@ -32,8 +32,7 @@ pub async fn fetch_spec(ticket: &Ticket, timeout: Duration) -> Result<RunSpec, P
         max_peers: ticket.peers().len().max(1),
         seed: 0,
     };
-    let (transport, events) =
-        TlsTransport::bind(config, Arc::new(Nothing)).await.map_err(|error| local(error.to_string()))?;
+    let (transport, events) = tls::bind(config, Arc::new(Nothing)).await.map_err(|error| local(error.to_string()))?;
     ticket.peers().iter().for_each(|(peer, addresses)| transport.dial(*peer, addresses.clone()));
     let mut refused = None;
     let answer = tokio::time::timeout(timeout, ask(&transport, events, ticket, &mut refused)).await;
@@ -48,7 +47,7 @@ pub async fn fetch_spec(ticket: &Ticket, timeout: Duration) -> Result<RunSpec, P
 /// Waits for the first peer that lets this one in and answers. A refusal that cannot pass ends the
 /// wait once every peer has refused.
 async fn ask(
-    transport: &TlsTransport,
+    transport: &SessionTransport,
     mut events: Events,
     ticket: &Ticket,
     refused: &mut Option<Refusal>,

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::identity::IdentityError;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::status::{PeerStatus, Phase, StatusError};
-use crate::transport::{BindError, Refusal};
+use crate::transport::{BindError, Refusal, RelayUrl};
 
 /// How a peer takes part in a run.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct PeerOptions {
     pub listen: SocketAddr,
     /// Where others reach this peer; empty for the address it listens on.
     pub advertise: Vec<SocketAddr>,
+    /// Relays by which peers are reached that nobody can reach directly. Used with the feature `iroh`.
+    pub relays: Vec<RelayUrl>,
     /// Peers to dial. Peers of the same run directory find each other without.
     pub bootstrap: Vec<(PeerId, Vec<SocketAddr>)>,
     /// Other peers to wait for, for a moment, before the first round. Starting without them costs

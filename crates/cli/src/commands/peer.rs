@@ -257,6 +257,7 @@ async fn take_part(
         name: name.clone(),
         listen: args.listen,
         advertise: args.advertise,
+        relays: Vec::new(),
         bootstrap,
         expected_peers: args.expect,
         functions: args.functions.config()?,

@@ -23,8 +23,8 @@ use super::storage::{Applied, Storage};
 use crate::options::PeerError;
 use crate::run_directory::RunDirectory;
 use crate::status::{EvaluationStatus, FunctionStatus, Phase, unix_us};
+use crate::transport::PeerTransport;
 use crate::transport::download::fetch_blob;
-use crate::transport::tls::TlsTransport;
 use crate::transport::{self, Rejection, Transport};
 
 /// How often the run directory is searched for peers. They are dialled again by the transport on its
@@ -53,7 +53,7 @@ pub(super) enum Done {
 pub(super) struct Parts {
     pub node: Node,
     pub clock: Clock,
-    pub transport: Arc<TlsTransport>,
+    pub transport: Arc<PeerTransport>,
     pub storage: Storage,
     pub functions: Arc<Functions>,
     pub blobs: Arc<Blobs>,

@@ -19,8 +19,7 @@ use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreErro
 use crate::identity::Identity;
 use crate::options::{PeerError, PeerOptions, PeerSummary};
 use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION, unix_us};
-use crate::transport::Transport;
-use crate::transport::tls::{Admission, Config as TransportConfig, TlsTransport};
+use crate::transport::{self, Admission, Config as TransportConfig, Transport};
 use blobs::Blobs;
 use clock::Clock;
 use event_loop::{EventLoop, Parts, evaluation_status, functions_status, write_checkpoint};
@@ -105,12 +104,9 @@ async fn run_opened(
         max_peers: MAX_PEERS,
         seed: u64::from(std::process::id()),
     };
-    let (transport, events) = TlsTransport::bind(transport_config, blobs.clone()).await?;
+    let (transport, events) = transport::bind(transport_config, &options.relays, blobs.clone()).await?;
     let transport = Arc::new(transport);
-    let addresses = match options.advertise.is_empty() {
-        true => vec![transport.local_addr()],
-        false => options.advertise.clone(),
-    };
+    let addresses = transport.addresses();
     let node_config = Config {
         spec,
         key: identity.signing_key().clone(),

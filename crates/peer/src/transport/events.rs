@@ -4,6 +4,7 @@
 //! bytes, so that many long messages take no more memory than many short ones. When the event loop
 //! falls behind, the connections stop reading, and the peers at the other ends see full queues.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -64,31 +65,72 @@ pub enum Event {
     },
 }
 
+/// Where an event comes from, for who joins several ways to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Origin {
+    /// Which of the transports.
+    pub(crate) path: usize,
+    /// With a `Connected`: the random number of the peer's process.
+    pub(crate) instance: u64,
+}
+
+/// Joins the events of several ways to the same peers into those of one.
+pub(crate) trait Join: std::fmt::Debug + Send {
+    /// Takes an event and adds what comes of it to `joined`.
+    fn take(&mut self, origin: Origin, event: Event, joined: &mut VecDeque<Event>);
+}
+
+/// An event on its way, with its share of the queue's bytes.
+#[derive(Debug)]
+struct Queued {
+    event: Event,
+    origin: Origin,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
 /// The events of a transport, in the order of their arrival, except that payloads let the others pass.
 #[derive(Debug)]
 pub struct Events {
-    events: mpsc::Receiver<(Event, Option<OwnedSemaphorePermit>)>,
-    payloads: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<Queued>,
+    payloads: mpsc::Receiver<Queued>,
+    join: Option<Box<dyn Join>>,
+    joined: VecDeque<Event>,
 }
 
 impl Events {
     /// Waits for the next event. `None` when the transport is gone. Cancel safe.
     pub async fn recv(&mut self) -> Option<Event> {
-        tokio::select! {
-            biased;
-            Some((event, _permit)) = self.events.recv() => Some(event),
-            Some(event) = self.payloads.recv() => Some(event),
-            else => None,
+        loop {
+            if let Some(event) = self.joined.pop_front() {
+                return Some(event);
+            }
+            let Queued { event, origin, .. } = tokio::select! {
+                biased;
+                Some(queued) = self.events.recv() => queued,
+                Some(queued) = self.payloads.recv() => queued,
+                else => return None,
+            };
+            match &mut self.join {
+                Some(join) => join.take(origin, event, &mut self.joined),
+                None => return Some(event),
+            }
         }
+    }
+
+    /// The events of several transports as those of one.
+    #[cfg(feature = "iroh")]
+    pub(crate) fn joined_by(self, join: impl Join + 'static) -> Self {
+        Self { join: Some(Box::new(join)), ..self }
     }
 }
 
 /// The connections' end of [`Events`].
 #[derive(Debug, Clone)]
 pub(crate) struct EventSender {
-    events: mpsc::Sender<(Event, Option<OwnedSemaphorePermit>)>,
-    payloads: mpsc::Sender<Event>,
+    events: mpsc::Sender<Queued>,
+    payloads: mpsc::Sender<Queued>,
     bytes: Arc<Semaphore>,
+    path: usize,
 }
 
 /// The two ends of a transport's events.
@@ -96,26 +138,40 @@ pub(crate) fn events() -> (EventSender, Events) {
     let (events_in, events) = mpsc::channel(EVENT_QUEUE);
     let (payloads_in, payloads) = mpsc::channel(PAYLOAD_QUEUE);
     let bytes = Arc::new(Semaphore::new(EVENT_BYTES));
-    (EventSender { events: events_in, payloads: payloads_in, bytes }, Events { events, payloads })
+    let sender = EventSender { events: events_in, payloads: payloads_in, bytes, path: 0 };
+    (sender, Events { events, payloads, join: None, joined: VecDeque::new() })
 }
 
 impl EventSender {
     /// Delivers an event, waiting for room. An event loop that is gone wants nothing more.
     pub(crate) async fn deliver(&self, event: Event) {
-        match event {
-            Event::Payload { .. } => {
-                let _ = self.payloads.send(event).await;
-            }
+        let queued = |event, _share| Queued { event, origin: self.origin(0), _share };
+        let _ = match event {
+            Event::Payload { .. } => self.payloads.send(queued(event, None)).await,
             Event::Message { ref bytes, .. } => {
                 // Never closed and the length bounded by the frame limit: the permit always comes.
                 let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
                 let permit = Arc::clone(&self.bytes).acquire_many_owned(length).await.ok();
-                let _ = self.events.send((event, permit)).await;
+                self.events.send(queued(event, permit)).await
             }
-            event => {
-                let _ = self.events.send((event, None)).await;
-            }
-        }
+            event => self.events.send(queued(event, None)).await,
+        };
+    }
+
+    /// Delivers that the process `instance` of `peer` is connected, waiting for room.
+    pub(crate) async fn deliver_connected(&self, peer: PeerId, addresses: Vec<SocketAddr>, instance: u64) {
+        let event = Event::Connected { peer, addresses };
+        let _ = self.events.send(Queued { event, origin: self.origin(instance), _share: None }).await;
+    }
+
+    /// The way into the same queues for another transport.
+    #[cfg(feature = "iroh")]
+    pub(crate) fn on_path(&self, path: usize) -> Self {
+        Self { path, ..self.clone() }
+    }
+
+    fn origin(&self, instance: u64) -> Origin {
+        Origin { path: self.path, instance }
     }
 
     /// Reports a rejection unless half of the queue is taken: strangers can cause as many as they
@@ -123,7 +179,8 @@ impl EventSender {
     pub(crate) fn report(&self, peer: Option<PeerId>, address: SocketAddr, reason: Rejection) {
         tracing::debug!(peer = ?peer, %address, %reason, "rejected");
         if self.events.capacity() > EVENT_QUEUE / 2 {
-            let _ = self.events.try_send((Event::Rejected { peer, address, reason }, None));
+            let event = Event::Rejected { peer, address, reason };
+            let _ = self.events.try_send(Queued { event, origin: self.origin(0), _share: None });
         }
     }
 }

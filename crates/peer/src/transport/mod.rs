@@ -4,14 +4,21 @@
 //! is large and named by its BLAKE3 digest (a payload or a state). Anything may be lost when a
 //! connection breaks or a queue is full: the protocol repeats what matters.
 
+#[cfg(feature = "iroh")]
+pub mod composite;
 pub mod download;
 mod error;
 mod events;
+#[cfg(feature = "iroh")]
+pub mod iroh;
+mod relay;
+mod sessions;
 pub mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use peerless_protocol::{Digest, PeerId};
@@ -21,6 +28,11 @@ pub use error::{
 };
 pub use events::{EVENT_BYTES, EVENT_QUEUE, Event, Events, PAYLOAD_QUEUE};
 pub(crate) use events::{EventSender, events};
+pub use relay::{MAX_RELAY_URL_BYTES, RelayUrl, RelayUrlError};
+pub use sessions::{
+    Admission, CONNECT_TIMEOUT, Config, FAREWELL_TIMEOUT, FETCH_QUEUE, FETCH_TIMEOUT, HANDSHAKE_TIMEOUT,
+    MAX_HANDSHAKES, MESSAGE_QUEUE, MESSAGE_QUEUE_BYTES, PUSH_QUEUE, SessionTransport,
+};
 
 /// Longest control message in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
@@ -28,6 +40,40 @@ pub const MAX_MESSAGE_BYTES: usize = 1 << 20;
 pub const MAX_FETCH_BYTES: u64 = 1 << 20;
 /// Most listening addresses a peer may announce.
 pub const MAX_ADDRESSES: usize = 8;
+
+/// The transport that peers use: TLS, and with the feature `iroh` also iroh beside it.
+#[cfg(feature = "iroh")]
+pub type PeerTransport = composite::CompositeTransport;
+/// The transport that peers use: TLS, and with the feature `iroh` also iroh beside it.
+#[cfg(not(feature = "iroh"))]
+pub type PeerTransport = SessionTransport;
+
+/// Starts the transport that peers use. `relays` are for peers that nobody can reach directly; they
+/// need the feature `iroh` and are passed over without it.
+///
+/// A peer that listens on a loopback address, without relays, uses TLS alone: whoever reaches such an
+/// address at all reaches it by TCP.
+///
+/// # Errors
+/// [`BindError`], which names the address.
+pub async fn bind(
+    config: Config,
+    relays: &[RelayUrl],
+    source: Arc<dyn BlobSource>,
+) -> Result<(PeerTransport, Events), BindError> {
+    #[cfg(feature = "iroh")]
+    return match config.listen.ip().is_loopback() && relays.is_empty() {
+        true => composite::bind_tls_alone(config, source).await,
+        false => composite::bind(config, relays, source).await,
+    };
+    #[cfg(not(feature = "iroh"))]
+    {
+        if !relays.is_empty() {
+            tracing::warn!("this program was built without the feature iroh: relays are not used");
+        }
+        tls::bind(config, source).await
+    }
+}
 
 /// Where the blobs come from that other peers fetch from this one.
 pub trait BlobSource: Send + Sync + 'static {
@@ -81,6 +127,9 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Where this peer listens.
     fn local_addr(&self) -> SocketAddr;
+
+    /// Where this peer tells others that it listens.
+    fn addresses(&self) -> Vec<SocketAddr>;
 
     /// Takes no more connections, writes out the queued messages, says goodbye to every peer and
     /// returns when that is done or a second has passed.

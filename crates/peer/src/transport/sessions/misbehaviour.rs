@@ -7,14 +7,16 @@ use peerless_protocol::{Digest, PeerId, RunId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::super::tls;
 use super::super::{
     BlobError, BlobSource, CloseReason, Event, Events, FetchError, MAX_MESSAGE_BYTES, Refusal, Rejection, Transport,
     Violation,
 };
 use super::frame::{self, Farewell, FrameType, header};
-use super::handshake::{self, Greeted, Stream};
+use super::handshake::{self, Greeted};
 use super::hello::{Channel, Side};
-use super::{Admission, Config, MAX_HANDSHAKES, TlsTransport};
+use super::wire::{Purpose, Secured, Stream};
+use super::{Admission, Config, MAX_HANDSHAKES, SessionTransport};
 use crate::identity::Identity;
 use crate::ticket::JoinSecret;
 
@@ -30,7 +32,7 @@ impl BlobSource for NoBlobs {
     }
 }
 
-async fn start(seed: u8) -> (TlsTransport, Events) {
+async fn start(seed: u8) -> (SessionTransport, Events) {
     let config = Config {
         identity: Identity::from_seed([seed; 32]),
         run: RunId([1; 32]),
@@ -41,14 +43,14 @@ async fn start(seed: u8) -> (TlsTransport, Events) {
         max_peers: 4,
         seed: 1,
     };
-    TlsTransport::bind(config, Arc::new(NoBlobs)).await.unwrap()
+    tls::bind(config, Arc::new(NoBlobs)).await.unwrap()
 }
 
 /// A host, and a member of its run who does what it likes.
 struct Attack {
-    host: TlsTransport,
+    host: SessionTransport,
     events: Events,
-    attacker: TlsTransport,
+    attacker: SessionTransport,
 }
 
 impl Attack {
@@ -62,8 +64,11 @@ impl Attack {
     }
 
     async fn open(&self, channel: Channel) -> Result<Greeted, Rejection> {
-        let tcp = handshake::connect(self.host.local).await?;
-        handshake::greet(&self.attacker.shared, tcp, self.host.shared.peer, channel, NUMBER).await
+        handshake::greet(&self.attacker.shared, self.secured().await?, channel, NUMBER).await
+    }
+
+    async fn secured(&self) -> Result<Secured, Rejection> {
+        handshake::connect(&self.attacker.shared, self.host.shared.peer, &[self.host.local], Purpose::Control).await
     }
 
     async fn control(&mut self) -> Stream {
@@ -241,16 +246,12 @@ async fn garbage_before_and_inside_tls_is_turned_away() {
     for seed in 0..20u64 {
         let mut garbage = [0; 300];
         blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut garbage);
-        let mut tcp = TcpStream::connect(attack.host.local).await.unwrap();
         if seed % 2 == 0 {
+            let mut tcp = TcpStream::connect(attack.host.local).await.unwrap();
             tcp.write_all(&garbage).await.unwrap();
-            drop(tcp);
         } else {
-            let name = rustls::pki_types::ServerName::IpAddress(attack.host.local.ip().into());
-            let mut tls = attack.attacker.shared.connector.connect(name, tcp).await.unwrap();
-            tls.write_all(&garbage).await.unwrap();
-            tls.flush().await.unwrap();
-            drop(tls);
+            let mut tls = attack.secured().await.unwrap().stream;
+            write(&mut tls, &[&garbage]).await;
         }
         let event = attack.events.recv().await.unwrap();
         assert!(matches!(event, Event::Rejected { reason: Rejection::Handshake(_), .. }), "seed {seed}: {event:?}");
@@ -261,9 +262,7 @@ async fn garbage_before_and_inside_tls_is_turned_away() {
 #[tokio::test]
 async fn another_transport_version_is_refused_with_both_numbers() {
     let mut attack = Attack::new().await;
-    let tcp = TcpStream::connect(attack.host.local).await.unwrap();
-    let name = rustls::pki_types::ServerName::IpAddress(attack.host.local.ip().into());
-    let mut tls: Stream = attack.attacker.shared.connector.connect(name, tcp).await.unwrap().into();
+    let mut tls = attack.secured().await.unwrap().stream;
     write(&mut tls, &[&header(FrameType::Hello, 4), &[9, 0, 1, 2]]).await;
     let (frame, length) = frame::read_header(&mut tls).await.unwrap();
     let body = frame::read_body(&mut tls, length).await.unwrap();

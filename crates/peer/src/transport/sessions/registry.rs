@@ -15,10 +15,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::super::{CloseReason, Refusal};
-use super::handshake::Stream;
 use super::hello::{Channel, Hello};
 use super::lock;
 use super::session::{Direction, Parts, SessionHandle, session};
+use super::wire::Stream;
 
 /// What is known of one peer.
 struct Slot {
@@ -200,6 +200,16 @@ impl Registry {
         }
         if slot.is_idle() {
             table.slots.remove(&peer);
+        }
+    }
+
+    /// Ends the session with `peer` if it is one with another process than `instance`.
+    #[cfg(feature = "iroh")]
+    pub(super) fn end_others(&self, peer: PeerId, instance: u64) {
+        let table = lock(&self.table);
+        let session = table.slots.get(&peer).and_then(|slot| slot.session.as_ref());
+        if let Some(session) = session.filter(|session| session.instance != instance) {
+            session.stop(CloseReason::Replaced);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::ticket::JoinSecret;
 /// Version of everything this transport puts on the wire.
 pub(super) const TRANSPORT_VERSION: u16 = 1;
 /// Label of the TLS exporter value that proofs are bound to.
-pub(super) const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerless-join";
+pub(in super::super) const EXPORTER_LABEL: &[u8] = b"EXPORTER-peerless-join";
 const PROOF_CONTEXT: &[u8] = b"peerless join proof 1";
 
 /// Who is admitted to the run: holders of the secret, and the peers on the list.
@@ -32,7 +32,7 @@ pub struct Admission {
 
 /// Who of two connected peers is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Side {
+pub(in super::super) enum Side {
     Dialler,
     Acceptor,
 }
@@ -133,13 +133,14 @@ impl Hello {
         }
     }
 
-    /// The announced addresses as seen from here: "any interface" means the one it came from.
+    /// The announced addresses as seen from here: "any interface" means the one it came from, if it
+    /// came from one that can be told.
     pub(super) fn addresses_from(&self, remote: SocketAddr) -> Vec<SocketAddr> {
         let seen = |address: &SocketAddr| match address.ip().is_unspecified() {
             true => SocketAddr::new(remote.ip(), address.port()),
             false => *address,
         };
-        self.addresses.iter().map(seen).collect()
+        self.addresses.iter().map(seen).filter(|address| !address.ip().is_unspecified()).collect()
     }
 }
 
@@ -218,6 +219,8 @@ mod tests {
     fn any_interface_is_read_as_the_one_the_greeting_came_from() {
         let seen = hello(None).addresses_from("10.0.0.7:51000".parse().unwrap());
         assert_eq!(seen, ["10.0.0.7:4000".parse().unwrap()]);
+        // Behind a relay, nothing is known.
+        assert_eq!(hello(None).addresses_from("0.0.0.0:0".parse().unwrap()), []);
     }
 
     proptest! {

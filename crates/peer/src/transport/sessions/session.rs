@@ -14,8 +14,9 @@ use tokio::time::sleep;
 
 use super::super::{CloseReason, Event, FetchError, SendError};
 use super::frame::{self, Farewell, FrameType, FrameWriter, ReadError};
-use super::handshake::{self, Greeted, Stream, finish};
+use super::handshake::{self, Greeted, finish};
 use super::hello::{Channel, Side};
+use super::wire::{Purpose, Stream};
 use super::{FAREWELL_TIMEOUT, FETCH_QUEUE, MESSAGE_QUEUE, MESSAGE_QUEUE_BYTES, PUSH_QUEUE, Shared, bulk};
 
 /// Most messages that are written at once.
@@ -165,8 +166,8 @@ impl SessionHandle {
 
 /// How a session's bulk connections come about.
 pub(super) enum BulkOrigin {
-    /// This side dials them, at the address of the control connection.
-    Dial { address: SocketAddr, number: u64 },
+    /// This side dials them, by the route of the control connection.
+    Dial { route: Vec<SocketAddr>, number: u64 },
     /// The other side dials them.
     Accept,
 }
@@ -180,8 +181,9 @@ pub(super) async fn run(shared: Arc<Shared>, control: Greeted, origin: BulkOrigi
     }
     let peer = control.peer;
     let addresses = control.hello.addresses_from(control.remote);
-    shared.events.deliver(Event::Connected { peer, addresses }).await;
-    let links = BulkLinks { shared: Arc::clone(&shared), peer, pushes: Some(pushes), fetches: Some(fetches) };
+    shared.events.deliver_connected(peer, addresses, control.hello.instance).await;
+    let remote = control.remote;
+    let links = BulkLinks { shared: Arc::clone(&shared), peer, remote, pushes: Some(pushes), fetches: Some(fetches) };
     let reason = tokio::select! {
         reason = run_control(&shared, peer, control.stream, messages, stop) => reason,
         reason = links.run(bulk, origin) => reason,
@@ -290,6 +292,7 @@ async fn cut(mut stop: watch::Receiver<Option<CloseReason>>) -> CloseReason {
 struct BulkLinks {
     shared: Arc<Shared>,
     peer: PeerId,
+    remote: SocketAddr,
     pushes: Option<mpsc::Receiver<Push>>,
     fetches: Option<mpsc::Receiver<Fetch>>,
 }
@@ -298,9 +301,9 @@ impl BulkLinks {
     /// Runs the bulk connections until one of them ends: returns why.
     async fn run(mut self, mut accepted: mpsc::Receiver<(Direction, Stream)>, origin: BulkOrigin) -> CloseReason {
         let mut links = JoinSet::new();
-        if let BulkOrigin::Dial { address, number } = origin {
+        if let BulkOrigin::Dial { route, number } = origin {
             for (direction, sender) in [(Direction::Out, Side::Dialler), (Direction::In, Side::Acceptor)] {
-                let opening = open_bulk(Arc::clone(&self.shared), self.peer, address, sender, number);
+                let opening = open_bulk(Arc::clone(&self.shared), self.peer, route.clone(), sender, number);
                 self.start(&mut links, direction, opening);
             }
         }
@@ -329,7 +332,7 @@ impl BulkLinks {
         direction: Direction,
         opening: impl Future<Output = Result<Stream, CloseReason>> + Send + 'static,
     ) {
-        let (shared, peer) = (Arc::clone(&self.shared), self.peer);
+        let (shared, peer, remote) = (Arc::clone(&self.shared), self.peer, self.remote);
         match direction {
             Direction::Out => {
                 let Some(pushes) = self.pushes.take() else { return };
@@ -344,7 +347,7 @@ impl BulkLinks {
                 let Some(fetches) = self.fetches.take() else { return };
                 links.spawn(async move {
                     match opening.await {
-                        Ok(stream) => bulk::receive_blobs(shared, peer, stream, fetches).await,
+                        Ok(stream) => bulk::receive_blobs(shared, peer, remote, stream, fetches).await,
                         Err(reason) => reason,
                     }
                 });
@@ -356,14 +359,14 @@ impl BulkLinks {
 async fn open_bulk(
     shared: Arc<Shared>,
     peer: PeerId,
-    address: SocketAddr,
+    route: Vec<SocketAddr>,
     sender: Side,
     number: u64,
 ) -> Result<Stream, CloseReason> {
     let opening = async {
-        let tcp = handshake::connect(address).await?;
-        bulk::tune(&tcp);
-        handshake::greet(&shared, tcp, peer, Channel::Bulk { sender }, number).await
+        let secured = handshake::connect(&shared, peer, &route, Purpose::Bulk).await?;
+        secured.stream.tune_for_bulk();
+        handshake::greet(&shared, secured, Channel::Bulk { sender }, number).await
     };
     match opening.await {
         Ok(greeted) => Ok(greeted.stream),

@@ -12,6 +12,7 @@ use super::handshake;
 use super::hello::Channel;
 use super::registry::DialOrders;
 use super::session::{self, BulkOrigin};
+use super::wire::{NO_ADDRESS, Purpose};
 use super::{Shared, lock};
 
 /// Longest pause before the first redial.
@@ -39,6 +40,7 @@ enum Outcome {
 }
 
 async fn redial(shared: Arc<Shared>, peer: PeerId, mut orders: DialOrders) {
+    sleep(shared.dial_after).await;
     let mut pauses = Pauses::new(shared.seed, peer);
     loop {
         match dial_each(&shared, peer, &mut orders).await {
@@ -65,15 +67,15 @@ async fn redial(shared: Arc<Shared>, peer: PeerId, mut orders: DialOrders) {
 async fn dial_each(shared: &Arc<Shared>, peer: PeerId, orders: &mut DialOrders) -> Outcome {
     let addresses = orders.addresses.borrow_and_update().clone();
     let mut outcome = Outcome::Failed;
-    for address in addresses {
+    for route in shared.wire.routes(&addresses) {
         if shared.registry.is_connected(peer) {
             return Outcome::Connected;
         }
-        let mut dialled = dial(shared, peer, address, false).await;
+        let mut dialled = dial(shared, peer, &route, false).await;
         let refused_as_known = matches!(dialled, Err(Rejection::ByThem(Refusal::AlreadyConnected)));
         if refused_as_known && !shared.registry.is_connected(peer) {
             // The other side holds on to a connection that is dead on this side.
-            dialled = dial(shared, peer, address, true).await;
+            dialled = dial(shared, peer, &route, true).await;
         }
         match dialled {
             Ok(()) => return Outcome::Connected,
@@ -84,6 +86,7 @@ async fn dial_each(shared: &Arc<Shared>, peer: PeerId, orders: &mut DialOrders) 
                 {
                     outcome = Outcome::Hopeless;
                 }
+                let address = route.first().copied().unwrap_or(NO_ADDRESS);
                 shared.events.report(Some(peer), address, rejection);
             }
         }
@@ -91,15 +94,15 @@ async fn dial_each(shared: &Arc<Shared>, peer: PeerId, orders: &mut DialOrders) 
     outcome
 }
 
-/// Dials one address. `Ok` when `peer` is connected, by this dial or by its own.
-async fn dial(shared: &Arc<Shared>, peer: PeerId, address: SocketAddr, replace: bool) -> Result<(), Rejection> {
-    let tcp = handshake::connect(address).await?;
+/// Dials once. `Ok` when `peer` is connected, by this dial or by its own.
+async fn dial(shared: &Arc<Shared>, peer: PeerId, route: &[SocketAddr], replace: bool) -> Result<(), Rejection> {
+    let secured = handshake::connect(shared, peer, route, Purpose::Control).await?;
     let Some(greeting) = shared.registry.begin_greeting(peer) else { return Ok(()) };
     let number = getrandom::u64().map_err(|error| Rejection::Handshake(error.to_string()))?;
-    let control = handshake::greet(shared, tcp, peer, Channel::Control { replace }, number).await?;
+    let control = handshake::greet(shared, secured, Channel::Control { replace }, number).await?;
     let parts = shared.registry.dialled(peer, &control.hello, number).map_err(Rejection::ByUs)?;
     drop(greeting);
-    let origin = BulkOrigin::Dial { address, number };
+    let origin = BulkOrigin::Dial { route: route.to_vec(), number };
     shared.spawn(session::run(Arc::clone(shared), control, origin, parts));
     Ok(())
 }

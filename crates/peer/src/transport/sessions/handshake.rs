@@ -1,34 +1,20 @@
-//! From a TCP connection to an authenticated one whose greeting has been read.
+//! From a connection to an authenticated one whose greeting has been read.
 
 use std::io;
 use std::net::SocketAddr;
 
 use peerless_protocol::PeerId;
-use rustls::ConnectionCommon;
-use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsStream;
 
 use super::super::{Refusal, Rejection};
 use super::frame::{self, FrameType, ReadError};
-use super::hello::{Binding, Channel, EXPORTER_LABEL, Hello, Side};
-use super::{CONNECT_TIMEOUT, FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, Shared, crypto};
+use super::hello::{Binding, Channel, Hello};
+use super::wire::{Arrival, Purpose, Secured, Stream};
+use super::{FAREWELL_TIMEOUT, HANDSHAKE_TIMEOUT, Shared};
 
 /// Most bytes that are read and thrown away after a refusal.
 const DRAIN_BYTES: u64 = 4 << 20;
-
-pub(super) type Stream = TlsStream<TcpStream>;
-
-/// A TLS connection to a peer that holds its key, and may still be a stranger.
-pub(super) struct Secured {
-    pub(super) stream: Stream,
-    pub(super) peer: PeerId,
-    pub(super) remote: SocketAddr,
-    side: Side,
-    exporter: [u8; 32],
-}
 
 /// An admitted connection.
 pub(super) struct Greeted {
@@ -38,27 +24,28 @@ pub(super) struct Greeted {
     pub(super) hello: Hello,
 }
 
-pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Rejection> {
-    let unreachable = |error: io::Error| Rejection::Unreachable(error.to_string());
-    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await;
-    let stream = stream.map_err(|_| Rejection::Unreachable("no answer in time".into()))?.map_err(unreachable)?;
-    stream.set_nodelay(true).map_err(unreachable)?;
-    Ok(stream)
+/// Connects to the peer `expected`.
+pub(super) async fn connect(
+    shared: &Shared,
+    expected: PeerId,
+    route: &[SocketAddr],
+    purpose: Purpose,
+) -> Result<Secured, Rejection> {
+    let secured = shared.wire.connect(expected, route, purpose).await?;
+    match secured.peer == expected {
+        true => Ok(secured),
+        false => secured.refuse(Refusal::OtherPeer { expected }).await,
+    }
 }
 
-/// Greets the peer `expected` on a connection that this side dialled.
+/// Greets the peer on a connection that this side dialled.
 pub(super) async fn greet(
     shared: &Shared,
-    tcp: TcpStream,
-    expected: PeerId,
+    mut secured: Secured,
     channel: Channel,
     session: u64,
 ) -> Result<Greeted, Rejection> {
     within_time(async {
-        let mut secured = secure_dialled(shared, tcp).await?;
-        if secured.peer != expected {
-            return secured.refuse(Refusal::OtherPeer { expected }).await;
-        }
         secured.send_hello(shared, channel, session).await?;
         match secured.read_hello(shared).await {
             Ok(hello) => Ok(secured.admitted(hello)),
@@ -73,12 +60,11 @@ pub(super) async fn greet(
 /// [`Secured::send_hello`] and [`Secured::admitted`], or [`Secured::refuse`].
 pub(super) async fn receive(
     shared: &Shared,
-    tcp: TcpStream,
-    remote: SocketAddr,
+    arrival: Arrival,
 ) -> Result<(Secured, Hello), (Option<PeerId>, Rejection)> {
     let mut known = None;
     let received = within_time(async {
-        let mut secured = secure_accepted(shared, tcp, remote).await?;
+        let mut secured = arrival.secure.await?;
         known = Some(secured.peer);
         if secured.peer == shared.peer {
             return secured.refuse(Refusal::SameKey).await;
@@ -99,11 +85,13 @@ async fn within_time<T>(handshake: impl Future<Output = Result<T, Rejection>>) -
     }
 }
 
-fn failed(error: impl ToString) -> Rejection {
+/// A handshake that went wrong.
+pub(in super::super) fn failed(error: impl ToString) -> Rejection {
     Rejection::Handshake(error.to_string())
 }
 
-fn broken(error: io::Error) -> Rejection {
+/// A connection that broke in its handshake.
+pub(in super::super) fn broken(error: io::Error) -> Rejection {
     match error.kind() {
         // What the TLS library wraps its own complaints in.
         io::ErrorKind::InvalidData | io::ErrorKind::Other => failed(error),
@@ -116,27 +104,6 @@ fn unreadable(error: ReadError) -> Rejection {
         ReadError::Violation(violation) => failed(violation),
         ReadError::Io(error) => broken(error),
     }
-}
-
-fn exporter<D>(connection: &ConnectionCommon<D>) -> Result<[u8; 32], Rejection> {
-    connection.export_keying_material([0; 32], EXPORTER_LABEL, None).map_err(failed)
-}
-
-async fn secure_dialled(shared: &Shared, tcp: TcpStream) -> Result<Secured, Rejection> {
-    let remote = tcp.peer_addr().map_err(failed)?;
-    let name = ServerName::IpAddress(remote.ip().into());
-    let stream = shared.connector.connect(name, tcp).await.map_err(broken)?;
-    let connection = stream.get_ref().1;
-    let (peer, exporter) = (crypto::remote_peer(connection).map_err(failed)?, exporter(connection)?);
-    Ok(Secured { stream: stream.into(), peer, remote, side: Side::Dialler, exporter })
-}
-
-async fn secure_accepted(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Result<Secured, Rejection> {
-    tcp.set_nodelay(true).map_err(failed)?;
-    let stream = shared.acceptor.accept(tcp).await.map_err(broken)?;
-    let connection = stream.get_ref().1;
-    let (peer, exporter) = (crypto::remote_peer(connection).map_err(failed)?, exporter(connection)?);
-    Ok(Secured { stream: stream.into(), peer, remote, side: Side::Acceptor, exporter })
 }
 
 impl Secured {

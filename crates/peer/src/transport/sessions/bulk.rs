@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -12,13 +13,13 @@ use bytes::Bytes;
 use peerless_protocol::{Digest, PeerId};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
 use super::super::{BlobError, CloseReason, Event, FetchError, FetchRefusal, Rejection, Violation};
 use super::frame::{self, CHUNK_BYTES, Farewell, FrameType, FrameWriter, ReadError};
-use super::handshake::{Stream, finish};
+use super::handshake::finish;
 use super::session::{Answer, Fetch, Push};
+use super::wire::Stream;
 use super::{FETCH_QUEUE, Shared, is_fetchable, lock};
 
 /// Most answers of one connection that are in memory and not yet written.
@@ -48,15 +49,6 @@ struct FetchRefused {
 struct Reply {
     id: u64,
     answer: Result<Bytes, FetchRefusal>,
-}
-
-/// Asks the kernel for BBR, which keeps its speed where packets are lost (Cardwell et al., 2016).
-/// A kernel without it goes on with what it has.
-pub(super) fn tune(tcp: &TcpStream) {
-    #[cfg(target_os = "linux")]
-    if tcp.peer_addr().is_ok_and(|address| !address.ip().is_loopback()) {
-        let _ = rustix::net::sockopt::set_tcp_congestion(tcp, "bbr");
-    }
 }
 
 /// Runs the connection on which this side sends blobs.
@@ -168,19 +160,17 @@ async fn write_reply<W: AsyncWrite + Unpin>(writer: &mut FrameWriter<W>, reply: 
 pub(super) async fn receive_blobs(
     shared: Arc<Shared>,
     peer: PeerId,
+    remote: SocketAddr,
     stream: Stream,
     mut fetches: mpsc::Receiver<Fetch>,
 ) -> CloseReason {
-    let remote = stream.get_ref().0.peer_addr();
     let (mut reader, writer) = tokio::io::split(stream);
     let mut writer = FrameWriter::new(writer);
     let waiting = Waiting::default();
     let receiver = Receiver { shared: &shared, peer, waiting: &waiting, incoming: None };
     let reason = tokio::select! {
         reason = receiver.run(&mut reader, |rejection| {
-            if let Ok(remote) = remote {
-                shared.events.report(Some(peer), remote, rejection);
-            }
+            shared.events.report(Some(peer), remote, rejection);
         }) => reason.unwrap_or_else(CloseReason::from),
         Err(error) = write_requests(&mut writer, &mut fetches, &waiting) => error.into(),
     };

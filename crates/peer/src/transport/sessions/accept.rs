@@ -1,32 +1,30 @@
 //! Accepting connections.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_protocol::PeerId;
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::super::{Refusal, Rejection};
-use super::handshake::{Greeted, Secured, receive};
+use super::handshake::{Greeted, receive};
 use super::hello::{Channel, Hello, Side};
 use super::session::{self, BulkOrigin, Direction, Parts};
-use super::{HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, Shared, bulk};
+use super::wire::{Arrival, Secured};
+use super::{HANDSHAKE_TIMEOUT, MAX_HANDSHAKES, Shared};
 
 /// How long to wait when the kernel has no descriptor left for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections until the transport is dropped.
-pub(super) async fn accept_all(shared: Arc<Shared>, listener: TcpListener) {
+pub(super) async fn accept_all(shared: Arc<Shared>) {
     let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
-            Ok((tcp, remote)) => {
+        match shared.wire.accept().await {
+            Ok(arrival) => {
                 let task = Arc::clone(&shared);
                 shared.spawn(async move {
-                    if let Some((control, parts)) = admit(&task, tcp, remote).await {
+                    if let Some((control, parts)) = admit(&task, arrival).await {
                         drop(place);
                         session::run(task, control, BulkOrigin::Accept, parts).await;
                     }
@@ -41,8 +39,9 @@ pub(super) async fn accept_all(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 /// Brings a connection to its place: a control connection is returned with the session it begins.
-async fn admit(shared: &Shared, tcp: TcpStream, remote: SocketAddr) -> Option<(Greeted, Parts)> {
-    let (secured, hello) = match receive(shared, tcp, remote).await {
+async fn admit(shared: &Shared, arrival: Arrival) -> Option<(Greeted, Parts)> {
+    let remote = arrival.remote;
+    let (secured, hello) = match receive(shared, arrival).await {
         Ok(received) => received,
         // Nobody was turned away: a peer that finds itself connected, or dies, in the middle of it.
         Err((_, Rejection::HungUp)) => return None,
@@ -78,7 +77,7 @@ async fn attach(shared: &Shared, secured: Secured, hello: Hello, sender: Side) {
     match shared.registry.claim_bulk(secured.peer, &hello, direction) {
         Ok(session) => {
             if let Some(greeted) = welcome(shared, secured, hello).await {
-                bulk::tune(greeted.stream.get_ref().0);
+                greeted.stream.tune_for_bulk();
                 // It fails when the session has ended meanwhile, and the connection with it.
                 let _ = session.send((direction, greeted.stream)).await;
             }
@@ -100,7 +99,7 @@ async fn welcome(shared: &Shared, mut secured: Secured, hello: Hello) -> Option<
 }
 
 async fn turn_away(shared: &Shared, secured: Secured, refusal: Refusal) {
-    let (peer, remote): (PeerId, SocketAddr) = (secured.peer, secured.remote);
+    let (peer, remote) = (secured.peer, secured.remote);
     let routine = refusal.is_routine();
     if let Err(rejection) = secured.refuse::<()>(refusal).await
         && !routine
