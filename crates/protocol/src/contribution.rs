@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::ids::{Digest, PeerId, RunId};
+use crate::shard::PayloadShape;
 use crate::spec::RunSpec;
 use crate::state::{StateRef, Tally};
 use crate::units::{RoundPlan, UnitKind, UnitSet, evaluation_samples};
 
 /// Separates these signatures from any other use of the peer's key.
-const SIGNATURE_CONTEXT: &[u8] = b"peerless contribution v1";
+const SIGNATURE_CONTEXT: &[u8] = b"peerless contribution v2";
 
 /// An exact sum by content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -21,25 +22,29 @@ pub struct PayloadRef {
     pub bytes: u64,
 }
 
-/// "The exact sum of `units` of the round that starts from state `from` is `payload`."
+/// "The exact sum of `units` of the round that starts from state `from` is `payload`", or a shard of
+/// that sum. Whoever says so has computed the units, or has added up what others computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contribution {
     /// The run.
     pub run: RunId,
-    /// Who computed the units.
+    /// Who says so.
     pub peer: PeerId,
     /// The state that the units were computed from.
     pub from: StateRef,
     /// The units, at least one.
     pub units: UnitSet,
+    /// The part of the flat vector that the sum is about; `None` for all of it.
+    pub shard: Option<u32>,
     /// Totals over the samples of the gradient units.
     pub training: Tally,
     /// Totals over the samples of the evaluation units.
     pub evaluation: Tally,
     /// What the units took at the author, from the start of the first to their sum, in microseconds.
-    /// Others learn their deadlines from it: a time that does not contain their own waiting.
+    /// Others learn their deadlines from it: a time that does not contain their own waiting. Zero if the
+    /// author has only added up.
     pub elapsed_us: u64,
-    /// The sum of the gradients; present exactly if there is a gradient unit.
+    /// The sum of the gradients, or a shard of it; present exactly if there is a gradient unit.
     pub payload: Option<PayloadRef>,
 }
 
@@ -69,6 +74,9 @@ pub enum ContributionError {
     /// A gradient without units or the other way round, or a wrong size.
     #[error("contribution whose payload does not fit its units")]
     Payload,
+    /// A part of the flat vector that the round does not have.
+    #[error("contribution to shard {0}, which the round does not have")]
+    Shard(u32),
     /// Another number of samples than the units have.
     #[error("contribution counts {found} samples, its units have {expected}")]
     Samples {
@@ -115,7 +123,7 @@ fn signed_bytes(contribution: &Contribution) -> Vec<u8> {
 
 impl Contribution {
     /// Checks everything that can be checked without the payload's bytes.
-    pub fn check(&self, spec: &RunSpec, run: RunId, payload_bytes: u64) -> Result<(), ContributionError> {
+    pub fn check(&self, spec: &RunSpec, run: RunId, shape: &PayloadShape) -> Result<(), ContributionError> {
         if self.run != run {
             return Err(ContributionError::OtherRun(self.run));
         }
@@ -123,8 +131,12 @@ impl Contribution {
         if self.units.is_empty() || !self.units.is_valid(plan.total()) {
             return Err(ContributionError::Units);
         }
+        let shards = plan.shards(shape);
+        if let Some(shard) = self.shard.filter(|&shard| shard >= shards) {
+            return Err(ContributionError::Shard(shard));
+        }
         let has_gradient = self.units.iter().any(|unit| plan.kind(unit) == UnitKind::Gradient);
-        if self.payload.map(|payload| payload.bytes) != has_gradient.then_some(payload_bytes) {
+        if self.payload.map(|payload| payload.bytes) != has_gradient.then(|| shape.bytes(self.shard)) {
             return Err(ContributionError::Payload);
         }
         let (training, evaluation) = expected_samples(spec, &plan, &self.units);

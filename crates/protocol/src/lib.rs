@@ -14,6 +14,7 @@ mod mixing;
 mod mutant;
 mod node;
 mod pace;
+mod shard;
 mod spec;
 mod state;
 mod time;
@@ -27,9 +28,12 @@ pub use message::{Heartbeat, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, Me
 pub use mixing::{SPLIT_MIX_STEP, split_mix};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
-pub use node::{Config, Effect, Event, Footprint, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason};
+pub use node::{
+    Config, Crowd, Effect, Event, Footprint, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason,
+};
 /// Configuration of a run that the aggregation defines, as it is part of the spec.
 pub use peerless_aggregation::{ConfigError, EarlyStopping, LearningRate, Optimizer, Schedule};
+pub use shard::{MAX_SHARDS, PayloadShape};
 pub use spec::{DatasetSpec, EvaluationSpec, MAX_SPEC_BYTES, MAX_UNITS, RunSpec, SPEC_VERSION, SpecError};
 pub use state::{Evaluation, FinishReason, Layout, LayoutEntry, Role, StateHeader, StateRef, Tally};
 pub use time::Time;

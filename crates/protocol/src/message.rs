@@ -15,7 +15,7 @@ use crate::state::StateRef;
 use crate::units::UnitSet;
 
 /// Version of the encoding; bumped when a message changes.
-pub const WIRE_VERSION: u8 = 1;
+pub const WIRE_VERSION: u8 = 2;
 
 /// Largest encoded message, in bytes. The largest real one is a list of members.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
@@ -56,15 +56,20 @@ pub struct Heartbeat {
 pub enum Message {
     /// Sent periodically and on every new state.
     Heartbeat(Heartbeat),
+    /// A heartbeat that is to be answered by one.
+    Probe(Heartbeat),
+    /// This peer does not answer the sender. Whoever hears that finds out for itself.
+    Silent(PeerId),
     /// An exact sum is ready; its payload is pushed to whoever gets this message.
     Contribution(Box<SignedContribution>),
-    /// Asks for the exact sum of just these units, which the receiver has computed: the answer is a
-    /// contribution.
+    /// Asks for the exact sum of just these units: the answer is a contribution.
     UnitsWanted {
         /// The state that the round starts from.
         from: StateRef,
         /// The units.
         units: UnitSet,
+        /// The shard of the sum that is asked for; `None` for all of it.
+        shard: Option<u32>,
     },
     /// Every attempt at a unit failed at the sender.
     UnitFailed {
@@ -77,6 +82,8 @@ pub enum Message {
     },
     /// Peers that the sender knows.
     Members(Vec<Member>),
+    /// Asks for the peers that the receiver knows.
+    MembersWanted,
     /// The sender leaves on purpose.
     Leaving,
     /// A joiner asks for the run's spec; all it knows is the run's id.
@@ -157,7 +164,7 @@ mod tests {
     #[test]
     fn a_message_survives_encoding() {
         let from = StateRef { round: 1, digest: Digest([9; 32]) };
-        let wanted = Message::UnitsWanted { from, units: [1, 64, 900].into_iter().collect() };
+        let wanted = Message::UnitsWanted { from, units: [1, 64, 900].into_iter().collect(), shard: Some(3) };
         for message in [heartbeat(), wanted, Message::Leaving, Message::Spec(vec![1, 2, 3])] {
             assert_eq!(Message::decode(&message.encode()), Ok(message));
         }

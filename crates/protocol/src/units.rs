@@ -1,8 +1,10 @@
 //! Units: which work a round consists of, and which samples each unit names.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::Digest;
+use crate::shard::PayloadShape;
 use crate::spec::{MAX_UNITS, RunSpec};
 
 /// What a unit computes.
@@ -41,6 +43,11 @@ impl RoundPlan {
         self.gradient_units + self.evaluation_units
     }
 
+    /// Shards that the round's sum can be formed in. Evaluations have no vector: one shard is enough.
+    pub fn shards(&self, shape: &PayloadShape) -> u32 {
+        if self.gradient_units > 0 { shape.shards() } else { 1 }
+    }
+
     /// Every unit of the round.
     pub fn all(&self) -> UnitSet {
         (0..self.total()).collect()
@@ -52,10 +59,46 @@ impl RoundPlan {
     }
 }
 
-/// A set of units of one round, as a bitmap without trailing zero words (so that equal sets have
-/// equal encodings).
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+/// A set of units of one round: a bitmap without trailing zero words, so that equal sets are equal.
+///
+/// Encoded as runs (gap to the run before, length), which are short for what is usual: all units, or a
+/// few of them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UnitSet(Vec<u64>);
+
+impl Serialize for UnitSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        let mut end = 0;
+        for unit in self.iter() {
+            match runs.last_mut() {
+                Some((_, length)) if unit == end => *length += 1,
+                _ => runs.push((unit - end, 1)),
+            }
+            end = unit + 1;
+        }
+        runs.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for UnitSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let runs = Vec::<(u32, u32)>::deserialize(deserializer)?;
+        let mut set = Self::new();
+        let mut end = 0_u32;
+        for (index, (gap, length)) in runs.into_iter().enumerate() {
+            // One encoding for each set: a run of nothing, or one that continues another, is none.
+            let start = end.checked_add(gap).filter(|_| length > 0 && (gap > 0 || index == 0));
+            let bounds = start.and_then(|start| Some((start, start.checked_add(length)?)));
+            let (start, after) = bounds.filter(|(_, after)| *after <= 2 * MAX_UNITS).ok_or_else(|| {
+                D::Error::custom("a set of units that is not in canonical form or names units that no round has")
+            })?;
+            (start..after).for_each(|unit| set.insert(unit));
+            end = after;
+        }
+        Ok(set)
+    }
+}
 
 impl UnitSet {
     /// The empty set.

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use peerless_protocol::{
-    Config, Contribution, DatasetSpec, Digest, Effect, EvaluationSpec, Event, Heartbeat, Input, LearningRate, Member,
-    Message, Node, PayloadRef, PeerId, RoundPlan, RunSpec, SPEC_VERSION, SUSPECT_AFTER, SignedContribution, StateMeta,
-    StateRef, Tally, Time, UnitSet, expected_samples,
+    Config, Contribution, Crowd, DatasetSpec, Digest, Effect, EvaluationSpec, Event, Heartbeat, Input, LearningRate,
+    Member, Message, Node, PayloadRef, PayloadShape, PeerId, RoundPlan, RunSpec, SPEC_VERSION, SUSPECT_AFTER,
+    SignedContribution, StateMeta, StateRef, Tally, Time, UnitSet, expected_samples,
 };
 
 const PAYLOAD_BYTES: u64 = 800;
@@ -68,10 +68,11 @@ impl Bench {
             spec: spec(),
             key: key(0),
             capacity: 1,
-            payload_bytes: PAYLOAD_BYTES,
+            payload: PayloadShape { elements: 98, header_bytes: 16 },
             max_state_bytes: 10_000,
             expected_peers: usize::from(others),
             gather_at_most: Duration::from_secs(5),
+            crowd: Crowd::default(),
         };
         let mut bench = Self { node: Node::new(config, meta(state(10)), Vec::new(), Time(0)), now: Time(0) };
         let mut effects = bench.feed(Input::Tick);
@@ -151,6 +152,7 @@ fn contribution(peer: u8, from: StateRef, members: &[u32]) -> Contribution {
         run: spec().id(),
         peer: id(peer),
         from,
+        shard: None,
         training: Tally { samples: 8 * members.len() as u64, correct: 1, loss_sum: 5 },
         evaluation: Tally::default(),
         elapsed_us: 1000,
@@ -222,11 +224,11 @@ fn a_computed_share_is_announced_and_pushed_to_every_peer() {
 fn a_round_is_applied_only_when_every_payload_is_held() {
     let (mut bench, start) = Bench::new(1);
     let theirs = contribution(1, state(10), &others_units(&start));
-    let digest = theirs.payload.unwrap().digest;
+    let held = theirs.payload.unwrap();
     let effects = bench.compute_all(&start);
     assert_eq!(applied_cover(&effects), None);
     assert_eq!(applied_cover(&bench.message(1, signed(1, theirs))), None);
-    assert!(applied_cover(&bench.feed(Input::PayloadHeld(digest))).is_some());
+    assert!(applied_cover(&bench.feed(Input::PayloadHeld(held))).is_some());
 }
 
 #[test]
@@ -242,7 +244,7 @@ fn a_payload_may_come_before_its_announcement() {
     let (mut bench, start) = Bench::new(1);
     let theirs = contribution(1, state(10), &others_units(&start));
     bench.compute_all(&start);
-    bench.feed(Input::PayloadHeld(theirs.payload.unwrap().digest));
+    bench.feed(Input::PayloadHeld(theirs.payload.unwrap()));
     assert!(applied_cover(&bench.message(1, signed(1, theirs))).is_some());
 }
 
@@ -278,7 +280,7 @@ fn contributions_to_other_rounds_or_states_never_reach_a_cover() {
     let other_state = StateRef { round: 10, digest: Digest::of(b"elsewhere") };
     for from in [state(9), state(12), other_state] {
         let theirs = contribution(1, from, &missing);
-        let held = bench.feed(Input::PayloadHeld(theirs.payload.unwrap().digest));
+        let held = bench.feed(Input::PayloadHeld(theirs.payload.unwrap()));
         let effects = bench.message(1, signed(1, theirs));
         assert_eq!((applied_cover(&held), applied_cover(&effects)), (None, None), "{from:?}");
     }
@@ -292,8 +294,8 @@ fn a_contribution_to_the_next_round_is_kept_until_then() {
     let now = contribution(1, state(10), &missing);
     let next = contribution(1, state(11), &[0, 1, 2, 3]);
     bench.message(1, signed(1, next.clone()));
-    bench.feed(Input::PayloadHeld(next.payload.unwrap().digest));
-    bench.feed(Input::PayloadHeld(now.payload.unwrap().digest));
+    bench.feed(Input::PayloadHeld(next.payload.unwrap()));
+    bench.feed(Input::PayloadHeld(now.payload.unwrap()));
     assert!(applied_cover(&bench.message(1, signed(1, now))).is_some());
     let effects = bench.feed(Input::Applied { from: state(10), meta: meta(state(11)) });
     assert_eq!(applied_cover(&effects), Some(vec![units(&[0, 1, 2, 3])]));
@@ -309,7 +311,7 @@ fn overlapping_sums_are_untangled_by_asking_for_a_part() {
     let mut effects = Vec::new();
     for (peer, members) in [(1, &rest[..2]), (2, &rest[1..])] {
         let theirs = contribution(peer, state(10), members);
-        bench.feed(Input::PayloadHeld(theirs.payload.unwrap().digest));
+        bench.feed(Input::PayloadHeld(theirs.payload.unwrap()));
         effects = bench.message(peer, signed(peer, theirs));
     }
     assert_eq!(applied_cover(&effects), None);
@@ -320,7 +322,7 @@ fn overlapping_sums_are_untangled_by_asking_for_a_part() {
     let (to, wanted) = asked.expect("nobody was asked for a part");
     let peer = if to == id(1) { 1 } else { 2 };
     let part = contribution(peer, state(10), &wanted.iter().collect::<Vec<_>>());
-    bench.feed(Input::PayloadHeld(part.payload.unwrap().digest));
+    bench.feed(Input::PayloadHeld(part.payload.unwrap()));
     assert!(applied_cover(&bench.message(peer, signed(peer, part))).is_some());
 }
 
@@ -329,7 +331,7 @@ fn a_part_that_is_asked_for_is_summed_and_sent_to_the_asker_alone() {
     let (mut bench, start) = Bench::new(1);
     let mine: Vec<u32> = computes(&start).iter().collect();
     bench.compute_all(&start);
-    let wanted = Message::UnitsWanted { from: state(10), units: units(&mine[..1]) };
+    let wanted = Message::UnitsWanted { from: state(10), units: units(&mine[..1]), shard: None };
     let asked = bench.message(1, wanted);
     let effects = bench.compute_all(&asked);
     let all: Vec<Effect> = asked.into_iter().chain(effects).collect();

@@ -5,12 +5,13 @@
 //! and peers are given what is in this [`Reference`]: a simulated peer forms sums and compares, and the
 //! same bits go in, so the same state comes out.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use peerless_aggregation::{FixedPoint, LearningRate, Optimizer, Schedule};
 use peerless_protocol::{
-    DatasetSpec, Digest, EvaluationSpec, Layout, LayoutEntry, PayloadRef, Role, RoundPlan, RunSpec, SPEC_VERSION,
-    StateMeta, StateRef, Tally, UnitKind, UnitSet, expected_samples,
+    DatasetSpec, Digest, EvaluationSpec, Layout, LayoutEntry, PayloadRef, PayloadShape, Role, RoundPlan, RunSpec,
+    SPEC_VERSION, StateMeta, StateRef, Tally, UnitKind, UnitSet, expected_samples,
 };
 use peerless_store::{Payload, PayloadFormat, RoundTotals, State, apply};
 
@@ -86,6 +87,13 @@ pub(crate) struct Totals {
     pub evaluation: Tally,
 }
 
+impl Totals {
+    /// Of nothing.
+    pub fn zero(elements: usize) -> Self {
+        Self { sums: vec![0; elements], training: Tally::default(), evaluation: Tally::default() }
+    }
+}
+
 impl Reference {
     /// Computes the run of `spec` with a model of `elements` numbers.
     ///
@@ -159,6 +167,28 @@ impl Reference {
         self.format.encode(&totals.sums).ok()
     }
 
+    /// The form of the run's payloads.
+    pub(crate) fn shape(&self) -> PayloadShape {
+        self.format.shape()
+    }
+
+    /// The elements of a shard.
+    pub(crate) fn range(&self, shard: u32) -> Range<usize> {
+        self.format.range(shard)
+    }
+
+    /// The exact sum of the gradient units among `units` in shards; empty without any.
+    pub(crate) fn shards(&self, from: StateRef, units: &UnitSet) -> Vec<Payload> {
+        let Some(whole) = self.payload(from, units) else { return Vec::new() };
+        let cut = |shard| self.format.shard(shard).encode(&whole.sums()[self.format.range(shard)]).ok();
+        (0..self.format.shape().shards()).filter_map(cut).collect()
+    }
+
+    /// The payload of one shard's sums.
+    pub(crate) fn encode_shard(&self, shard: u32, totals: &Totals) -> Result<Payload, String> {
+        self.format.shard(shard).encode(&totals.sums).map_err(|error| error.to_string())
+    }
+
     /// A payload that is well formed and the sum of nothing.
     pub(crate) fn fabricated_payload(&self, random: &mut Random) -> Option<Payload> {
         let sums: Vec<i64> = (0..self.format.elements()).map(|_| (random.bits() >> 20) as i64).collect();
@@ -179,11 +209,6 @@ impl Reference {
         Ok(Kept::new(state))
     }
 
-    pub(crate) fn no_totals(&self) -> Totals {
-        let (training, evaluation) = (Tally::default(), Tally::default());
-        Totals { sums: vec![0; self.format.elements()], training, evaluation }
-    }
-
     fn round(&self, round: u64) -> Option<&ReferenceRound> {
         self.rounds.get(usize::try_from(round).ok()?)
     }
@@ -201,8 +226,7 @@ impl ReferenceRound {
     }
 
     fn totals(&self, units: &UnitSet, elements: usize) -> Option<Totals> {
-        let (training, evaluation) = (Tally::default(), Tally::default());
-        let mut totals = Totals { sums: vec![0; elements], training, evaluation };
+        let mut totals = Totals::zero(elements);
         for unit in units.iter() {
             let tally = *self.tallies.get(unit as usize)?;
             match self.gradients.get(unit as usize) {

@@ -12,8 +12,10 @@
 //! Which run, round and units a sum belongs to is not in here but in the signed announcement, so that
 //! equal sums have equal bytes and one digest.
 
+use std::ops::Range;
+
 use peerless_aggregation::{ConfigError, FixedPoint};
-use peerless_protocol::{Digest, Layout, RunSpec};
+use peerless_protocol::{Digest, Layout, PayloadShape, RunSpec};
 use thiserror::Error;
 
 /// Version of the encoding of a payload.
@@ -85,6 +87,32 @@ impl PayloadFormat {
     /// Exact length of every payload of the run; nothing longer needs to be received.
     pub fn bytes(&self) -> usize {
         (HEADER_WORDS + self.elements) * 8
+    }
+
+    /// The form of the run's payloads as the protocol speaks of it.
+    pub fn shape(&self) -> PayloadShape {
+        PayloadShape { elements: self.elements as u64, header_bytes: HEADER_WORDS as u64 * 8 }
+    }
+
+    /// The format of one shard's payloads.
+    pub fn shard(&self, shard: u32) -> Self {
+        Self { grid: self.grid, elements: self.range(shard).len() }
+    }
+
+    /// The elements of the flat vector that a shard consists of.
+    pub fn range(&self, shard: u32) -> Range<usize> {
+        let range = self.shape().range(shard);
+        // Within the number of elements, which is a usize.
+        let bound = |bound: u64| usize::try_from(bound).unwrap_or(self.elements).min(self.elements);
+        bound(range.start)..bound(range.end)
+    }
+
+    /// The format of a payload of `bytes` bytes: of the whole vector or of a shard. `None` if no payload of
+    /// the run is as long.
+    pub fn of_length(&self, bytes: usize) -> Option<Self> {
+        // Shards differ by one element at most, and the last one is among the longest.
+        let shards = [0, self.shape().shards().saturating_sub(1)].map(|shard| self.shard(shard));
+        [*self].into_iter().chain(shards).find(|format| format.bytes() == bytes)
     }
 
     /// A buffer of exactly [`bytes`](Self::bytes) to receive a payload into.

@@ -25,7 +25,7 @@ use crate::files;
 use crate::ledger::{Batch, Ledger, LedgerError, StateOrigin};
 use crate::lock::{DirectoryLock, LockError};
 use crate::state::State;
-use crate::sums::{Part, RoundSums, SumsError};
+use crate::sums::{Cover, RoundSums, SumsError};
 use crate::tensors::{DEFAULT_KEPT_STATES, StoredState, TensorError, TensorStore};
 
 /// Version of the layout of a peer's directory.
@@ -195,7 +195,7 @@ impl Store {
         &mut self,
         state: &mut State,
         sums: &mut RoundSums,
-        cover: &[Part],
+        cover: &Cover,
         training: Tally,
         evaluation: Option<Tally>,
     ) -> Result<Advanced, StoreError> {

@@ -21,6 +21,8 @@ use crate::error::{AtPath, FileError};
 use crate::files;
 use crate::payload::{Payload, PayloadError, PayloadFormat};
 
+mod shards;
+
 /// Elements that are read and hashed together: 256 KiB, so that the bytes are still in the cache.
 const READ_ELEMENTS: usize = 64 << 10;
 
@@ -82,8 +84,8 @@ pub enum SumsError {
     /// A gradient or sum cannot be added.
     #[error(transparent)]
     Sum(#[from] SumError),
-    /// A payload is not as long as the model.
-    #[error("a payload has {found} elements, but the model has {expected}")]
+    /// A payload is as long as neither the model nor one of its shards.
+    #[error("a payload has {found} elements, but the model has {expected}, and no shard as many")]
     ForeignPayload {
         /// Elements of the payload.
         found: usize,
@@ -102,6 +104,18 @@ pub enum SumsError {
         /// Its digest.
         digest: Digest,
     },
+    /// A payload is of another shard than is to be added up.
+    #[error("payload {} has {found} elements, shard {shard} has {expected}", digest.short())]
+    OtherShard {
+        /// Digest of the payload.
+        digest: Digest,
+        /// The shard.
+        shard: u32,
+        /// Elements of the payload.
+        found: usize,
+        /// Elements of the shard.
+        expected: usize,
+    },
     /// The contributions do not hold every gradient unit exactly once.
     #[error("{contributions} contributions are no cover: {reason}")]
     NotACover {
@@ -114,6 +128,15 @@ pub enum SumsError {
 
 /// A contribution's units and the digest of its payload.
 pub type Part = (UnitSet, Digest);
+
+/// What the sum of a whole round is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cover {
+    /// Sums over the whole vector that hold every gradient unit exactly once.
+    Parts(Vec<Part>),
+    /// The total of each shard, in order.
+    Shards(Vec<Digest>),
+}
 
 #[derive(Debug)]
 struct UnitFile {
@@ -135,8 +158,12 @@ pub struct RoundSums {
     own_units: UnitSet,
     /// Own sums that were asked for, by their units.
     own_digests: BTreeMap<UnitSet, Digest>,
+    /// Shards that were formed here: of own sums and of totals.
+    own_shards: BTreeSet<Digest>,
     /// Own sums that were asked for and sums received.
     payloads: BTreeMap<Digest, Arc<Payload>>,
+    /// Bytes of `payloads`.
+    payload_bytes: u64,
     /// The sum of `included`. Keyed by units too, because different units can have equal sums.
     total: Vec<i64>,
     included: BTreeSet<Part>,
@@ -156,7 +183,9 @@ impl RoundSums {
             own: Arc::new(format.zeros()),
             own_units: UnitSet::new(),
             own_digests: BTreeMap::new(),
+            own_shards: BTreeSet::new(),
             payloads: BTreeMap::new(),
+            payload_bytes: 0,
             total: Vec::new(),
             included: BTreeSet::new(),
             included_units: UnitSet::new(),
@@ -177,9 +206,8 @@ impl RoundSums {
     /// [`SumsError::File`] if a gradient file cannot be removed; the round is started all the same.
     pub fn begin(&mut self, plan: &RoundPlan) -> Result<(), SumsError> {
         self.gradient_units = plan.gradient_units;
-        for digest in std::mem::take(&mut self.own_digests).into_values() {
-            self.payloads.remove(&digest);
-        }
+        let own = std::mem::take(&mut self.own_digests).into_values();
+        own.chain(std::mem::take(&mut self.own_shards)).for_each(|digest| self.remove(&digest));
         self.included.clear();
         self.included_units = UnitSet::new();
         if !self.own_units.is_empty() {
@@ -247,11 +275,28 @@ impl RoundSums {
         {
             return Ok(Some((*digest, Arc::clone(payload))));
         }
-        let payload = if units == self.own_units { Arc::clone(&self.own) } else { Arc::new(self.sum_again(&units)?) };
+        let payload = self.own_sum(&units)?;
         let digest = payload.digest();
         self.own_digests.insert(units, digest);
-        self.payloads.insert(digest, Arc::clone(&payload));
+        self.insert(digest, Arc::clone(&payload));
         Ok(Some((digest, payload)))
+    }
+
+    fn own_sum(&mut self, units: &UnitSet) -> Result<Arc<Payload>, SumsError> {
+        Ok(if *units == self.own_units { Arc::clone(&self.own) } else { Arc::new(self.sum_again(units)?) })
+    }
+
+    fn insert(&mut self, digest: Digest, payload: Arc<Payload>) {
+        let bytes = payload.as_bytes().len() as u64;
+        if self.payloads.insert(digest, payload).is_none() {
+            self.payload_bytes += bytes;
+        }
+    }
+
+    fn remove(&mut self, digest: &Digest) {
+        if let Some(payload) = self.payloads.remove(digest) {
+            self.payload_bytes = self.payload_bytes.saturating_sub(payload.as_bytes().len() as u64);
+        }
     }
 
     /// Keeps another peer's sum, already checked against its announced `digest`
@@ -261,18 +306,18 @@ impl RoundSums {
     /// [`SumsError::ForeignPayload`] or [`SumsError::Memory`]; the payload is then not kept.
     pub fn hold(&mut self, digest: Digest, payload: Payload) -> Result<(), SumsError> {
         let (found, expected) = (payload.sums().len(), self.format.elements());
-        if found != expected {
+        if self.format.of_length(payload.as_bytes().len()).is_none() {
             return Err(SumsError::ForeignPayload { found, expected });
         }
         if self.payloads.contains_key(&digest) {
             return Ok(());
         }
-        let after = (self.payloads.len() as u64 + 1).saturating_mul(self.format.bytes() as u64);
+        let after = self.payload_bytes.saturating_add(payload.as_bytes().len() as u64);
         if after > self.memory_limit {
             let limit = self.memory_limit;
             return Err(SumsError::Memory { limit });
         }
-        self.payloads.insert(digest, Arc::new(payload));
+        self.insert(digest, Arc::new(payload));
         Ok(())
     }
 
@@ -293,7 +338,8 @@ impl RoundSums {
     /// Forgets payloads, own and received ones. Where they are being sent they stay readable.
     pub fn drop_payloads(&mut self, digests: &[Digest]) {
         for digest in digests {
-            self.payloads.remove(digest);
+            self.remove(digest);
+            self.own_shards.remove(digest);
         }
         self.own_digests.retain(|_, digest| !digests.contains(digest));
     }
@@ -303,12 +349,20 @@ impl RoundSums {
         self.payloads.get(digest).map(Arc::clone)
     }
 
-    /// The sum of the whole round from the contributions of a cover. Contributions without gradient
-    /// units are passed over. `None` for a round without gradient units.
+    /// The sum of the whole round from a cover. Contributions without gradient units are passed over. `None`
+    /// for a round without gradient units.
     ///
     /// # Errors
-    /// [`SumsError::NotACover`], [`SumsError::MissingPayload`] or [`SumsError::Sum`].
-    pub fn total(&mut self, cover: &[Part]) -> Result<Option<&[i64]>, SumsError> {
+    /// [`SumsError::NotACover`], [`SumsError::MissingPayload`], [`SumsError::OtherShard`] or
+    /// [`SumsError::Sum`].
+    pub fn total(&mut self, cover: &Cover) -> Result<Option<&[i64]>, SumsError> {
+        match cover {
+            Cover::Parts(parts) => self.total_of_parts(parts),
+            Cover::Shards(digests) => self.total_of_shards(digests).map(Some),
+        }
+    }
+
+    fn total_of_parts(&mut self, cover: &[Part]) -> Result<Option<&[i64]>, SumsError> {
         let cover = self.check_cover(cover)?;
         let Some(first) = cover.first() else {
             return Ok(None);

@@ -8,7 +8,7 @@ use peerless_protocol::{
     Digest, Effect, Event, Input, Member, Message, Node, PayloadRef, PeerId, RoundPlan, SignedContribution, StateMeta,
     StateRef, UnitKind, UnitSet,
 };
-use peerless_store::{Batch, EventRecord, RoundRecord, StateOrigin, StoredState};
+use peerless_store::{Batch, ContributionRecord, EventRecord, RoundRecord, StateOrigin, StoredState};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::MissedTickBehavior;
@@ -34,8 +34,8 @@ const DISCOVERY_EVERY: Duration = Duration::from_millis(250);
 /// Shortest time between two writes of the status.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 
-/// Most payloads that wait for the store's thread.
-const MAX_RECEIVING: usize = 32;
+/// Most payloads that wait for the store's thread; of shards as many more as they are smaller.
+const MAX_RECEIVING: u32 = 32;
 
 /// Most events that wait to be written; more are only logged.
 const MAX_EVENTS: usize = 4096;
@@ -44,6 +44,8 @@ const MAX_EVENTS: usize = 4096;
 pub(super) enum Done {
     Input(Input),
     Summed { from: StateRef, units: UnitSet, payload: PayloadRef, took: Duration },
+    Split { from: StateRef, units: UnitSet, shards: Vec<PayloadRef>, took: Duration },
+    Combined { from: StateRef, shard: u32, payload: PayloadRef, cover: Vec<SignedContribution> },
     Applied { from: StateRef, applied: Box<Applied>, cover: Vec<SignedContribution> },
     Fetched { meta: StateMeta, stored: StoredState },
     Failed(PeerError),
@@ -62,6 +64,8 @@ pub(super) struct Parts {
     pub run: RunDirectory,
     pub stored: StoredState,
     pub checkpoint_every: Duration,
+    /// Length of a payload of the whole vector.
+    pub payload_bytes: u64,
 }
 
 pub(super) struct EventLoop {
@@ -72,8 +76,10 @@ pub(super) struct EventLoop {
     computing: Vec<AbortHandle>,
     round: RoundClock,
     events: Vec<EventRecord>,
+    /// Contributions that shards were added up from since the last round was written down.
+    combined: Vec<ContributionRecord>,
     fetched: Option<StoredState>,
-    /// Bounds the payloads on their way to the store's thread.
+    /// Bounds the payloads on their way to the store's thread, in KiB.
     receiving: Arc<Semaphore>,
     checkpointing: Option<JoinHandle<Result<(), PeerError>>>,
     checkpointed: Instant,
@@ -86,6 +92,7 @@ impl EventLoop {
         // Unbounded, but every message in it answers one effect of the protocol, whose number per
         // round is bounded by units and peers, or one of at most `MAX_RECEIVING` payloads.
         let (done, finished_tasks) = mpsc::unbounded_channel();
+        let receiving = kibibytes(parts.payload_bytes).saturating_mul(MAX_RECEIVING);
         Self {
             parts,
             done,
@@ -93,8 +100,9 @@ impl EventLoop {
             computing: Vec::new(),
             round: RoundClock::start(),
             events: Vec::new(),
+            combined: Vec::new(),
             fetched: None,
-            receiving: Arc::new(Semaphore::new(MAX_RECEIVING)),
+            receiving: Arc::new(Semaphore::new(receiving as usize)),
             checkpointing: None,
             checkpointed: Instant::now(),
             status_written: Instant::now(),
@@ -173,6 +181,14 @@ impl EventLoop {
                 self.round.summed(took);
                 self.feed(Input::Summed { from, units, payload }).await
             }
+            Done::Split { from, units, shards, took } => {
+                self.round.summed(took);
+                self.feed(Input::Split { from, units, shards }).await
+            }
+            Done::Combined { from, shard, payload, cover } => {
+                self.combined.extend(contribution_records(&cover, unix_us()));
+                self.feed(Input::Combined { from, shard, payload }).await
+            }
             Done::Applied { from, applied, cover } => self.applied(from, *applied, &cover).await,
             Done::Fetched { meta, stored } => {
                 self.fetched = Some(stored);
@@ -235,6 +251,8 @@ impl EventLoop {
             Effect::BeginRound { from } => self.begin_round(from),
             Effect::Compute { from, unit, kind } => self.compute(from, unit, kind),
             Effect::Sum { from, units } => self.sum(from, units),
+            Effect::Split { from, units } => self.split(from, units),
+            Effect::Combine { from, shard, cover } => self.combine(from, shard, cover),
             Effect::Accumulate { from, units, payload } => self.accumulate(from, units, payload.digest),
             Effect::Apply { from, cover } => self.apply(from, cover),
             Effect::FetchState { state, bytes, donors } => self.fetch_state(state, bytes, donors),
@@ -263,7 +281,8 @@ impl EventLoop {
     }
 
     fn take_payload(&self, from: PeerId, digest: Digest, bytes: Bytes) {
-        let Ok(place) = Arc::clone(&self.receiving).try_acquire_owned() else {
+        let place = kibibytes(bytes.len() as u64);
+        let Ok(place) = Arc::clone(&self.receiving).try_acquire_many_owned(place) else {
             // The protocol asks for it again if it is needed.
             tracing::debug!(from = %from.short(), "a payload came while too many others wait for the store");
             return;
@@ -273,7 +292,7 @@ impl EventLoop {
             let received = received.await?;
             drop(place);
             match received {
-                Ok(()) => Ok(Some(Done::Input(Input::PayloadHeld(digest)))),
+                Ok(payload) => Ok(Some(Done::Input(Input::PayloadHeld(payload)))),
                 Err(error) => {
                     tracing::warn!(from = %from.short(), %error, "a payload is not used");
                     Ok(None)
@@ -296,7 +315,7 @@ impl EventLoop {
             let fetched = fetch_blob(&transport, payload.digest, payload.bytes, &[from]).await;
             let Ok(downloaded) = fetched else { return Ok(None) };
             let received = storage.run(move |worker| worker.receive(payload.digest, &downloaded.bytes)).await?;
-            Ok(received.is_ok().then_some(Done::Input(Input::PayloadHeld(payload.digest))))
+            Ok(received.ok().map(|payload| Done::Input(Input::PayloadHeld(payload))))
         });
     }
 
@@ -347,6 +366,31 @@ impl EventLoop {
             match summed.await? {
                 Ok(Some((payload, took))) => Ok(Some(Done::Summed { from, units, payload, took })),
                 Ok(None) => Ok(None),
+                Err(error) => Err(peerless_store::StoreError::from(error).into()),
+            }
+        });
+    }
+
+    fn split(&self, from: StateRef, units: UnitSet) {
+        let wanted = units.clone();
+        let split = self.parts.storage.run(move |worker| {
+            let start = Instant::now();
+            worker.split(from, &wanted).map(|shards| shards.map(|shards| (shards, start.elapsed())))
+        });
+        self.spawn(async move {
+            match split.await? {
+                Ok(shards) => Ok(shards.map(|(shards, took)| Done::Split { from, units, shards, took })),
+                Err(error) => Err(peerless_store::StoreError::from(error).into()),
+            }
+        });
+    }
+
+    fn combine(&self, from: StateRef, shard: u32, cover: Vec<SignedContribution>) {
+        let parts = cover.clone();
+        let combined = self.parts.storage.run(move |worker| worker.combine(from, shard, &parts));
+        self.spawn(async move {
+            match combined.await? {
+                Ok(payload) => Ok(payload.map(|payload| Done::Combined { from, shard, payload, cover })),
                 Err(error) => Err(peerless_store::StoreError::from(error).into()),
             }
         });
@@ -407,7 +451,7 @@ impl EventLoop {
         let batch = Batch {
             state: Some((applied.meta.state, StateOrigin::Applied)),
             round: Some(round),
-            contributions: contribution_records(cover, at_us),
+            contributions: self.combined.drain(..).chain(contribution_records(cover, at_us)).collect(),
             ..self.pending()
         };
         self.parts.journal.record(batch).await?;
@@ -539,6 +583,10 @@ impl EventLoop {
             self.events.push(event_record(event, round, unix_us()));
         }
     }
+}
+
+fn kibibytes(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 /// Writes a durable checkpoint of the current state.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_protocol::{Config, Digest, Node, PeerId, StateHeader};
+use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, StateHeader};
 use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreError, StoredState};
 
 use crate::identity::Identity;
@@ -111,10 +111,11 @@ async fn run_opened(
         spec,
         key: identity.signing_key().clone(),
         capacity: u32::try_from(options.functions.concurrency).unwrap_or(u32::MAX),
-        payload_bytes: format.bytes() as u64,
+        payload: format.shape(),
         max_state_bytes,
         expected_peers: options.expected_peers,
         gather_at_most: GATHER_AT_MOST,
+        crowd: Crowd::default(),
     };
     let node = Node::new(node_config, meta(&state, &stored), addresses.clone(), clock.now());
     options.bootstrap.iter().for_each(|(peer, known)| transport.dial(*peer, known.clone()));
@@ -141,6 +142,7 @@ async fn run_opened(
         run: options.run,
         stored,
         checkpoint_every: options.checkpoint_every,
+        payload_bytes: format.shape().bytes(None),
     };
     let mut event_loop = EventLoop::new(parts);
     let outcome = event_loop.run(events, leave).await;

@@ -11,8 +11,8 @@ use peerless_protocol::{
     UnitSet,
 };
 use peerless_store::{
-    Advanced, Checkpoints, Part, Payload, PayloadFormat, RoundSums, State, StateOrigin, Store, StoreError, StoredState,
-    SumsError,
+    Advanced, Checkpoints, Cover, Part, Payload, PayloadFormat, RoundSums, State, StateOrigin, Store, StoreError,
+    StoredState, SumsError,
 };
 use tokio::sync::oneshot;
 
@@ -166,16 +166,45 @@ impl Worker {
         if self.round != from {
             return Ok(None);
         }
-        let Some((digest, payload)) = self.sums.sum_of(units)? else { return Ok(None) };
+        Ok(self.sums.sum_of(units)?.map(|sum| self.publish(sum)))
+    }
+
+    /// Forms the sum of computed units in shards; `Ok(None)` if their round is over.
+    pub fn split(&mut self, from: StateRef, units: &UnitSet) -> Result<Option<Vec<PayloadRef>>, SumsError> {
+        if self.round != from {
+            return Ok(None);
+        }
+        let shards = self.sums.split(units)?;
+        Ok(Some(shards.into_iter().map(|shard| self.publish(shard)).collect()))
+    }
+
+    /// Forms one shard of the sum of the round; `Ok(None)` if the round is over.
+    pub fn combine(
+        &mut self,
+        from: StateRef,
+        shard: u32,
+        cover: &[SignedContribution],
+    ) -> Result<Option<PayloadRef>, SumsError> {
+        if self.round != from {
+            return Ok(None);
+        }
+        let total = self.sums.combine(shard, &parts(cover))?;
+        Ok(Some(self.publish(total)))
+    }
+
+    /// Lets other peers fetch a payload.
+    fn publish(&self, (digest, payload): (Digest, Arc<Payload>)) -> PayloadRef {
         let bytes = payload.as_bytes().len() as u64;
         self.blobs.add_payload(digest, payload);
-        Ok(Some(PayloadRef { digest, bytes }))
+        PayloadRef { digest, bytes }
     }
 
     /// Keeps a payload whose digest the transport has verified.
-    pub fn receive(&mut self, digest: Digest, bytes: &[u8]) -> Result<(), SumsError> {
-        let payload = Payload::decode_verified(bytes, self.sums.format())?;
-        self.sums.hold(digest, payload)
+    pub fn receive(&mut self, digest: Digest, bytes: &[u8]) -> Result<PayloadRef, SumsError> {
+        let format = self.sums.format();
+        let payload = Payload::decode_verified(bytes, &format.of_length(bytes.len()).unwrap_or(*format))?;
+        self.sums.hold(digest, payload)?;
+        Ok(PayloadRef { digest, bytes: bytes.len() as u64 })
     }
 
     /// Forgets payloads.
@@ -196,9 +225,8 @@ impl Worker {
         let (training, evaluation) = totals(cover)?;
         let plan = RoundPlan::new(self.store.spec(), from.round);
         let evaluation = (plan.evaluation_units > 0).then_some(evaluation);
-        let gradients = cover.iter().map(|signed| &signed.contribution);
-        let parts: Vec<Part> = gradients.filter_map(|part| Some((part.units.clone(), part.payload?.digest))).collect();
-        let advanced = self.store.advance(&mut self.state, &mut self.sums, &parts, training, evaluation)?;
+        let advanced =
+            self.store.advance(&mut self.state, &mut self.sums, &store_cover(cover), training, evaluation)?;
         let Advanced { stored, sum, update, digest } = advanced;
         self.current = stored.clone();
         self.publish_states();
@@ -236,13 +264,33 @@ impl Worker {
     }
 }
 
+/// The contributions with gradient units as the store speaks of them.
+fn parts(cover: &[SignedContribution]) -> Vec<Part> {
+    let contributions = cover.iter().map(|signed| &signed.contribution);
+    contributions.filter_map(|part| Some((part.units.clone(), part.payload?.digest))).collect()
+}
+
+fn store_cover(cover: &[SignedContribution]) -> Cover {
+    let mut shards: Vec<(u32, Digest)> = cover
+        .iter()
+        .filter_map(|signed| Some((signed.contribution.shard?, signed.contribution.payload?.digest)))
+        .collect();
+    if shards.is_empty() {
+        return Cover::Parts(parts(cover));
+    }
+    shards.sort_unstable();
+    Cover::Shards(shards.into_iter().map(|(_, digest)| digest).collect())
+}
+
+/// The tallies of a whole round. Every shard has them; they count once.
 fn totals(cover: &[SignedContribution]) -> Result<(Tally, Tally), PeerError> {
     let add = |total: Option<(Tally, Tally)>, signed: &SignedContribution| {
         let (training, evaluation) = total?;
         let part = &signed.contribution;
         Some((training.checked_add(part.training)?, evaluation.checked_add(part.evaluation)?))
     };
-    let totals = cover.iter().fold(Some(Default::default()), add);
+    let first = cover.iter().filter(|signed| matches!(signed.contribution.shard, None | Some(0)));
+    let totals = first.fold(Some(Default::default()), add);
     let round = cover.first().map_or(0, |signed| signed.contribution.from.round);
     totals.ok_or(PeerError::Stopped(StopReason::LossOverflow { round }))
 }

@@ -120,6 +120,7 @@ impl Node {
                 digests.remove(&self.me);
             });
             self.adopt(now, meta);
+            self.broadcast_heartbeat(now);
         }
     }
 

@@ -23,7 +23,7 @@ impl Node {
     pub fn footprint(&self) -> Footprint {
         Footprint {
             payloads: self.held.len(),
-            contributions: self.round.entries.len(),
+            contributions: self.round.all_entries().count(),
             early: self.early.len(),
             history: self.history.len(),
             members: self.members.len(),

@@ -7,6 +7,7 @@ use ed25519_dalek::SigningKey;
 use crate::contribution::{PayloadRef, SignedContribution};
 use crate::ids::{Digest, PeerId};
 use crate::message::{Member, Message};
+use crate::shard::PayloadShape;
 use crate::spec::RunSpec;
 use crate::state::{StateRef, Tally};
 use crate::units::{UnitKind, UnitSet};
@@ -20,8 +21,8 @@ pub struct Config {
     pub key: SigningKey,
     /// Functions that this peer can run at once; weighs its share of the units.
     pub capacity: u32,
-    /// Length of an encoded exact sum, in bytes.
-    pub payload_bytes: u64,
+    /// The form of the run's exact sums.
+    pub payload: PayloadShape,
     /// Largest state that is fetched from others, in bytes.
     pub max_state_bytes: u64,
     /// Other peers that are expected to be there at the start. Work begins when all of them were
@@ -29,6 +30,30 @@ pub struct Config {
     pub expected_peers: usize,
     /// See `expected_peers`.
     pub gather_at_most: Duration,
+    /// From how many peers on messages are saved.
+    pub crowd: Crowd,
+}
+
+/// From how many peers on a peer stops to talk to all others about everything. Chosen automatically;
+/// only tests have a reason to set it.
+///
+/// Peers whose views differ may be on different sides of these numbers: what is sent differs, but
+/// everyone understands everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crowd {
+    /// Peers in the view from which on a round's sum is formed shard by shard. With n peers a peer then
+    /// sends 2(n-1)/n payloads in a round and not n-1.
+    pub sharded_from: usize,
+    /// Connected peers from which on a peer probes a few others at a time and not all.
+    pub sparse_from: usize,
+}
+
+impl Default for Crowd {
+    /// Half of the traffic is saved from 5 peers on, but a shard takes one more hop and each its own
+    /// announcement, which pays from 8 peers on. Heartbeats to two dozen peers cost nothing worth saving.
+    fn default() -> Self {
+        Self { sharded_from: 8, sparse_from: 24 }
+    }
 }
 
 /// A state and what others need to know to fetch it.
@@ -57,8 +82,8 @@ pub enum Input {
         /// The message.
         message: Message,
     },
-    /// A payload is in the store, its digest checked.
-    PayloadHeld(Digest),
+    /// A payload is in the store, its digest and length checked.
+    PayloadHeld(PayloadRef),
     /// A unit's result is in the store.
     UnitComputed {
         /// The state it was computed from.
@@ -84,6 +109,24 @@ pub enum Input {
         /// The units.
         units: UnitSet,
         /// The sum.
+        payload: PayloadRef,
+    },
+    /// Answer to [`Effect::Split`]: the shards are in the store.
+    Split {
+        /// The state of the round.
+        from: StateRef,
+        /// The units.
+        units: UnitSet,
+        /// Their sum in shards, in order.
+        shards: Vec<PayloadRef>,
+    },
+    /// Answer to [`Effect::Combine`]: the payload is in the store.
+    Combined {
+        /// The state of the round.
+        from: StateRef,
+        /// The shard.
+        shard: u32,
+        /// The sum of all units of the round in this shard.
         payload: PayloadRef,
     },
     /// Answer to [`Effect::Apply`]: the next state is in the store.
@@ -150,6 +193,23 @@ pub enum Effect {
         /// The units, all of them [`Input::UnitComputed`] before.
         units: UnitSet,
     },
+    /// Form the exact sum of units that were computed here, and cut it into the run's shards.
+    Split {
+        /// The state of the round.
+        from: StateRef,
+        /// The units, all of them [`Input::UnitComputed`] before.
+        units: UnitSet,
+    },
+    /// Form one shard of the sum of the whole round.
+    Combine {
+        /// The state of the round.
+        from: StateRef,
+        /// The shard.
+        shard: u32,
+        /// Contributions to this shard, or to the whole vector, that hold each unit exactly once; every
+        /// payload is in the store.
+        cover: Vec<SignedContribution>,
+    },
     /// Add a payload to the round's total. Only a head start: [`Effect::Apply`] has the last word on
     /// what the total consists of.
     Accumulate {
@@ -164,7 +224,8 @@ pub enum Effect {
     Apply {
         /// The state to start from.
         from: StateRef,
-        /// Contributions that hold each unit exactly once; every payload is in the store.
+        /// Contributions that hold each unit exactly once, in every shard; every payload is in the store.
+        /// Either all of them are to the whole vector, or there is exactly one to each shard.
         cover: Vec<SignedContribution>,
     },
     /// Take a state from other peers.

@@ -1,5 +1,6 @@
 //! Who is there: connections, heartbeats, suspicion and the view.
 
+use std::ops::Bound;
 use std::time::Duration;
 
 use super::io::{Effect, Event};
@@ -18,12 +19,25 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_millis(100);
 /// a busy machine, and a peer whose process ends is noticed at once by its connection anyway.
 pub const SUSPECT_AFTER: Duration = Duration::from_secs(1);
 
+/// Neighbours that are probed with every heartbeat in a crowd. With n peers each is probed four times a
+/// heartbeat by one of the others, whatever n is.
+const PROBES: usize = 4;
+
+/// Neighbours from which on newcomers are not told of all members unasked.
+const CROWD: usize = 16;
+
+/// Neighbours that a newcomer asks for the list of members.
+const LISTS_WANTED: usize = 4;
+
 impl Node {
-    /// The peers to share the next work with, this one included: connected, heard lately and not
-    /// more than a round behind.
+    /// The peers to share the next work with, this one included: connected, not suspected and not more
+    /// than a round behind, as far as is known.
     pub fn view(&self) -> Capacities {
+        let sparse = self.is_sparse();
+        let near = |last: Heartbeat| last.state.round + 1 >= self.state.state.round;
         let usable = |neighbour: &Neighbour| {
-            !neighbour.suspected && neighbour.last.is_some_and(|last| last.state.round + 1 >= self.state.state.round)
+            let current = |last| if sparse { neighbour.current } else { near(last) };
+            !neighbour.suspected && neighbour.last.is_some_and(current)
         };
         let others = self.neighbours.iter().filter(|(_, neighbour)| usable(neighbour));
         let capacity = |neighbour: &Neighbour| neighbour.last.map_or(1, |last| last.capacity);
@@ -38,12 +52,36 @@ impl Node {
             return;
         }
         self.remember(&member);
-        self.neighbours.insert(peer, Neighbour { heard: now, last: None, suspected: false, doubted_until: Time(0) });
+        // In a crowd a newcomer asks a few for the list; from everyone it would be sent once for each pair.
+        let told_members = self.neighbours.len() < CROWD;
+        let neighbour = Neighbour {
+            heard: now,
+            probed: None,
+            current: false,
+            told_members,
+            last: None,
+            suspected: false,
+            doubted_until: Time(0),
+        };
+        self.neighbours.insert(peer, neighbour);
         self.round.informed.remove(&peer);
         self.emit(Effect::Record(Event::PeerConnected(peer)));
-        let members = Message::Members(self.member_list());
-        self.send(peer, members);
+        if told_members {
+            let members = Message::Members(self.member_list());
+            self.send(peer, members);
+        }
+        if self.neighbours.len() <= LISTS_WANTED {
+            self.send(peer, Message::MembersWanted);
+        }
         self.send(peer, Message::Heartbeat(self.heartbeat()));
+    }
+
+    pub(super) fn members_wanted(&mut self, peer: PeerId) {
+        let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+        if !std::mem::replace(&mut neighbour.told_members, true) {
+            let members = Message::Members(self.member_list());
+            self.send(peer, members);
+        }
     }
 
     pub(super) fn lost(&mut self, now: Time, peer: PeerId) {
@@ -61,6 +99,7 @@ impl Node {
     pub(super) fn heard(&mut self, now: Time, peer: PeerId) {
         let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
         neighbour.heard = now;
+        neighbour.probed = None;
         if std::mem::take(&mut neighbour.suspected) {
             self.emit(Effect::Record(Event::PeerHeard(peer)));
         }
@@ -72,7 +111,16 @@ impl Node {
             return;
         }
         let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };
+        // Rounds only go up while a connection lasts: an older one was overtaken.
+        if neighbour.last.is_some_and(|last| last.state.round > heartbeat.state.round) {
+            return;
+        }
         neighbour.last = Some(heartbeat);
+        let current = heartbeat.state.round + 1 >= self.state.state.round;
+        let fell_behind = std::mem::replace(&mut neighbour.current, current) && !current;
+        if fell_behind && self.round.sharding.active {
+            self.view_changed(now);
+        }
         self.observe_state(now, peer, heartbeat.state);
         self.inform(peer);
         self.check_behind(now);
@@ -106,7 +154,7 @@ impl Node {
         self.members.iter().map(member).filter(|member| !member.addresses.is_empty()).collect()
     }
 
-    fn heartbeat(&self) -> Heartbeat {
+    pub(super) fn heartbeat(&self) -> Heartbeat {
         Heartbeat {
             state: self.state.state,
             state_bytes: self.state.bytes,
@@ -115,15 +163,72 @@ impl Node {
         }
     }
 
+    /// Whether this peer has too many neighbours to talk to all of them all the time.
+    fn is_sparse(&self) -> bool {
+        self.neighbours.len() + 1 >= self.config.crowd.sparse_from
+    }
+
+    /// Tells everyone how far this peer is.
     pub(super) fn broadcast_heartbeat(&mut self, now: Time) {
-        let storm = self.is_mutated(Mutant::HeartbeatStorm);
-        self.next_heartbeat = now + if storm { HEARTBEAT_EVERY / 50 } else { HEARTBEAT_EVERY };
+        self.schedule_heartbeat(now);
         let heartbeat = Message::Heartbeat(self.heartbeat());
         self.broadcast(&heartbeat);
     }
 
+    /// Tells others of a state that was formed here. In a crowd only of the last one: contributions say
+    /// as much, and who missed them hears it from a probe.
+    pub(super) fn announce_state(&mut self, now: Time) {
+        if self.state.finished || !self.is_sparse() {
+            self.broadcast_heartbeat(now);
+        }
+    }
+
+    fn schedule_heartbeat(&mut self, now: Time) {
+        let storm = self.is_mutated(Mutant::HeartbeatStorm);
+        self.next_heartbeat = now + if storm { HEARTBEAT_EVERY / 50 } else { HEARTBEAT_EVERY };
+    }
+
+    /// Sends a heartbeat to everyone, or in a crowd to a few, one after the other. Who must answer: those
+    /// of whom nothing was heard for a while, since in a crowd they may not have been asked to.
+    pub(super) fn say_alive(&mut self, now: Time) {
+        self.schedule_heartbeat(now);
+        let sparse = self.is_sparse();
+        let peers = if sparse { self.next_to_probe() } else { self.neighbours.keys().copied().collect() };
+        let heartbeat = self.heartbeat();
+        for peer in peers {
+            let silent = self.neighbours.get(&peer).is_some_and(|n| now.since(n.heard) >= SUSPECT_AFTER / 2);
+            if sparse || silent {
+                self.probe(now, peer);
+            } else {
+                self.send(peer, Message::Heartbeat(heartbeat));
+            }
+        }
+    }
+
+    fn probe(&mut self, now: Time, peer: PeerId) {
+        if let Some(neighbour) = self.neighbours.get_mut(&peer) {
+            neighbour.probed.get_or_insert(now);
+            self.send(peer, Message::Probe(self.heartbeat()));
+        }
+    }
+
+    /// The next few neighbours in the order of their ids, round and round.
+    fn next_to_probe(&mut self) -> Vec<PeerId> {
+        let after = (Bound::Excluded(self.probe_after), Bound::Unbounded);
+        let next = self.neighbours.range(after).chain(self.neighbours.iter()).map(|(peer, _)| *peer);
+        let next: Vec<PeerId> = next.take(PROBES.min(self.neighbours.len())).collect();
+        self.probe_after = next.last().copied().unwrap_or(self.me);
+        next
+    }
+
+    /// Leaves those out of the view that have not answered. Others are told in a crowd, where each of them
+    /// would take long to come upon it, and find out for themselves: a rumour costs a message and no trust.
     pub(super) fn suspect_the_silent(&mut self, now: Time) {
-        let silent = |neighbour: &Neighbour| !neighbour.suspected && now.since(neighbour.heard) >= SUSPECT_AFTER;
+        let patience = if self.is_sparse() { SUSPECT_AFTER } else { SUSPECT_AFTER / 2 };
+        let silent = |neighbour: &Neighbour| {
+            let unanswered = neighbour.probed.is_some_and(|at| now.since(at) >= patience);
+            !neighbour.suspected && unanswered && now.since(neighbour.heard) >= SUSPECT_AFTER
+        };
         let silent: Vec<PeerId> = self.neighbours.iter().filter(|(_, n)| silent(n)).map(|(peer, _)| *peer).collect();
         for peer in &silent {
             if let Some(neighbour) = self.neighbours.get_mut(peer) {
@@ -131,8 +236,19 @@ impl Node {
             }
             self.emit(Effect::Record(Event::PeerSuspected(*peer)));
         }
+        if let Some(first) = silent.first().filter(|_| self.is_sparse()) {
+            // Of one at a time: after a partition everyone would tell everyone of everyone.
+            self.broadcast(&Message::Silent(*first));
+        }
         if !silent.is_empty() {
             self.view_changed(now);
+        }
+    }
+
+    pub(super) fn rumour_of_silence(&mut self, now: Time, peer: PeerId) {
+        let doubtful = |n: &Neighbour| !n.suspected && n.probed.is_none() && now.since(n.heard) >= SUSPECT_AFTER;
+        if self.neighbours.get(&peer).is_some_and(doubtful) {
+            self.probe(now, peer);
         }
     }
 

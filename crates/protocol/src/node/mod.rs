@@ -6,10 +6,12 @@
 //! state. Views, deadlines and suspicions only decide who computes what and when.
 
 mod catch_up;
+mod exchange;
 mod footprint;
 mod io;
 mod membership;
 mod round;
+mod shards;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,15 +19,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use footprint::Footprint;
-pub use io::{Config, Effect, Event, Input, StateMeta, StopReason};
+pub use io::{Config, Crowd, Effect, Event, Input, StateMeta, StopReason};
 pub use membership::{HEARTBEAT_EVERY, SUSPECT_AFTER};
 
-use crate::contribution::SignedContribution;
+use crate::contribution::{PayloadRef, SignedContribution};
 use crate::ids::{Digest, PeerId, RunId};
 use crate::message::{Heartbeat, Message};
 use crate::pace::Pace;
 use crate::state::StateRef;
 use crate::time::Time;
+use crate::units::UnitSet;
 use round::Round;
 
 /// How long a peer that has the final state stays for others that have not.
@@ -35,6 +38,12 @@ const LINGER: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 struct Neighbour {
     heard: Time,
+    /// When it was asked for an answer, until it is heard.
+    probed: Option<Time>,
+    /// Whether it was not more than a round behind when it last said how far it is.
+    current: bool,
+    /// Whether it was given the list of members.
+    told_members: bool,
     last: Option<Heartbeat>,
     suspected: bool,
     /// Its newest state could not be had: until then it does not count as being ahead.
@@ -74,15 +83,17 @@ pub struct Node {
     /// Contributions to the round after this one.
     early: Vec<(PeerId, SignedContribution)>,
     /// Payloads in the store.
-    held: BTreeSet<Digest>,
+    held: BTreeSet<PayloadRef>,
     /// Those of them that no contribution had announced when the round began.
-    unannounced: BTreeSet<Digest>,
+    unannounced: BTreeSet<PayloadRef>,
     /// Digests of recent rounds' states by peer.
     history: BTreeMap<u64, BTreeMap<PeerId, Digest>>,
     fetching: Option<Fetching>,
     behind_since: Option<Time>,
     pace: Pace,
     next_heartbeat: Time,
+    /// Whom to probe next: the first peer after this one.
+    probe_after: PeerId,
     effects: Vec<Effect>,
     #[cfg(feature = "mutants")]
     pub(crate) mutant: Option<crate::mutant::Mutant>,
@@ -94,7 +105,8 @@ impl Node {
     pub fn new(config: Config, state: StateMeta, addresses: Vec<SocketAddr>, now: Time) -> Self {
         let me = PeerId(config.key.verifying_key().to_bytes());
         let run = config.spec.id();
-        let round = Round::new(&config.spec, state.state, now, &BTreeMap::from([(me, config.capacity)]));
+        let alone = BTreeMap::from([(me, config.capacity)]);
+        let round = Round::new(&config.spec, &config.payload, &config.crowd, state.state, now, &alone);
         let phase = if state.finished { Phase::Finished { until: now + LINGER } } else { Phase::Gathering };
         let gather_until = now + config.gather_at_most;
         let mut node = Self {
@@ -115,6 +127,7 @@ impl Node {
             behind_since: None,
             pace: Pace::default(),
             next_heartbeat: now,
+            probe_after: me,
             effects: Vec::new(),
             #[cfg(feature = "mutants")]
             mutant: None,
@@ -161,13 +174,13 @@ impl Node {
 
     fn next_work(&self) -> Option<Time> {
         let view = self.view();
-        let uncovered = self.uncovered();
+        let uncovered = if self.round.sharding.active { UnitSet::new() } else { self.uncovered() };
         let backups = uncovered.iter().filter_map(|unit| self.round.backup_at(unit, &self.me, &view, &self.pace));
-        let fetches = self.round.entries.iter().filter(|entry| !entry.ready).filter_map(|entry| entry.fetch_at);
+        let fetches = self.round.awaited().filter_map(|entry| entry.fetch_at);
         let patience = self.behind_since.filter(|_| self.fetching.is_none()).map(|since| since + self.pace.in_flight());
         // A doubt that ends meanwhile is seen at the next heartbeat.
         let backups = backups.filter(|_| self.ahead(Time(u64::MAX)).is_empty());
-        backups.chain(fetches).chain(patience).min()
+        backups.chain(fetches).chain(patience).chain(self.chase_at()).min()
     }
 
     fn dispatch(&mut self, now: Time, input: Input) {
@@ -175,10 +188,12 @@ impl Node {
             Input::Connected(member) => self.connected(now, member),
             Input::Disconnected(peer) => self.lost(now, peer),
             Input::Message { from, message } => self.message_received(now, from, message),
-            Input::PayloadHeld(digest) => self.payload_held(now, digest),
+            Input::PayloadHeld(payload) => self.payload_held(now, payload),
             Input::UnitComputed { from, unit, tally } => self.unit_computed(now, from, unit, tally),
             Input::UnitFailed { from, unit, cause } => self.unit_failed_here(now, from, unit, &cause),
             Input::Summed { from, units, payload } => self.summed(now, from, units, payload),
+            Input::Split { from, units, shards } => self.split(now, from, &units, &shards),
+            Input::Combined { from, shard, payload } => self.combined(now, from, shard, payload),
             Input::Applied { from, meta } => self.applied(now, from, meta),
             Input::StateFetched(meta) => self.state_fetched(now, meta),
             Input::StateUnavailable(state) => self.state_unavailable(now, state),
@@ -194,10 +209,16 @@ impl Node {
         self.heard(now, from);
         match message {
             Message::Heartbeat(heartbeat) => self.heartbeat_received(now, from, heartbeat),
+            Message::Probe(heartbeat) => {
+                self.send(from, Message::Heartbeat(self.heartbeat()));
+                self.heartbeat_received(now, from, heartbeat);
+            }
+            Message::Silent(peer) => self.rumour_of_silence(now, peer),
             Message::Contribution(signed) => self.contribution_received(now, from, *signed),
-            Message::UnitsWanted { from: state, units } => self.units_wanted(now, from, state, units),
+            Message::UnitsWanted { from: state, units, shard } => self.units_wanted(now, from, state, units, shard),
             Message::UnitFailed { from: state, unit, cause } => self.unit_failed(now, from, state, unit, cause),
             Message::Members(members) => self.members_received(members),
+            Message::MembersWanted => self.members_wanted(from),
             Message::Leaving => self.lost(now, from),
             Message::SpecWanted => self.send(from, Message::Spec(self.config.spec.encode())),
             Message::Spec(_) => {}
@@ -206,7 +227,7 @@ impl Node {
 
     fn tick(&mut self, now: Time) {
         if now >= self.next_heartbeat {
-            self.broadcast_heartbeat(now);
+            self.say_alive(now);
         }
         self.suspect_the_silent(now);
         self.check_gathered(now);
@@ -214,6 +235,7 @@ impl Node {
         if self.phase == Phase::Working && !self.round.applying {
             self.fetch_late_payloads(now);
             self.back_up_the_overdue(now);
+            self.chase(now);
         }
         self.check_exit(now);
     }

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::io::Crowd;
+use super::shards::Sharding;
 use crate::assignment::{Capacities, assign, ranking};
-use crate::contribution::SignedContribution;
-use crate::ids::{Digest, PeerId};
+use crate::contribution::{PayloadRef, SignedContribution};
+use crate::ids::PeerId;
 use crate::pace::Pace;
+use crate::shard::{MAX_SHARDS, PayloadShape};
 use crate::spec::RunSpec;
 use crate::state::{StateRef, Tally};
 use crate::time::Time;
@@ -36,6 +39,27 @@ pub(super) struct Entry {
     pub asked: bool,
 }
 
+impl Entry {
+    /// One whose payload is here.
+    pub fn ready(signed: SignedContribution, announced: Time) -> Self {
+        Self { signed, ready: true, announced, fetch_at: None, asked: false }
+    }
+
+    /// Its payload is here; whether that is news. A transfer only counts if it came by itself.
+    pub fn arrived(&mut self, now: Time, pace: &mut Pace) -> bool {
+        let news = !std::mem::replace(&mut self.ready, true);
+        if news && !self.asked {
+            pace.transferred(now.since(self.announced));
+        }
+        news
+    }
+
+    /// Whether its payload is this one.
+    pub fn has(&self, payload: &PayloadRef) -> bool {
+        self.signed.contribution.payload.as_ref() == Some(payload)
+    }
+}
+
 /// Who owes a unit, and since when.
 #[derive(Debug, Clone, Copy)]
 struct Debt {
@@ -47,35 +71,48 @@ struct Debt {
 pub(super) struct Round {
     pub from: StateRef,
     pub plan: RoundPlan,
+    pub began: Time,
     pub applying: bool,
     pub own: BTreeMap<u32, Own>,
     /// Units computed here that are to be summed and announced together, until they are.
     pub groups: Vec<UnitSet>,
+    /// Contributions to the whole vector.
     pub entries: Vec<Entry>,
+    pub sharding: Sharding,
     pub accumulated: UnitSet,
     /// Peers that were sent what was announced so far.
     pub informed: BTreeSet<PeerId>,
     /// Subsets asked for, so that nobody is asked twice.
-    pub wanted: BTreeSet<(PeerId, UnitSet)>,
+    pub wanted: BTreeSet<(PeerId, UnitSet, Option<u32>)>,
     /// Subsets that others asked for, until they are summed.
-    pub requests: Vec<(PeerId, UnitSet)>,
+    pub requests: Vec<(PeerId, UnitSet, Option<u32>)>,
     requests_taken: BTreeMap<PeerId, u32>,
     pub failures: BTreeMap<u32, BTreeMap<PeerId, String>>,
     debts: BTreeMap<u32, Debt>,
 }
 
 impl Round {
-    pub fn new(spec: &RunSpec, from: StateRef, now: Time, view: &Capacities) -> Self {
+    pub fn new(
+        spec: &RunSpec,
+        shape: &PayloadShape,
+        crowd: &Crowd,
+        from: StateRef,
+        now: Time,
+        view: &Capacities,
+    ) -> Self {
         let plan = RoundPlan::new(spec, from.round);
+        let sharding = Sharding::new(from, now, plan.shards(shape), view, view.len() >= crowd.sharded_from);
         let owners = assign(&from.digest, &plan.all(), view);
         let debts = owners.into_iter().map(|(unit, peer)| (unit, Debt { peer, since: now })).collect();
         Self {
             from,
             plan,
+            began: now,
             applying: false,
             own: BTreeMap::new(),
             groups: Vec::new(),
             entries: Vec::new(),
+            sharding,
             accumulated: UnitSet::new(),
             informed: BTreeSet::new(),
             wanted: BTreeSet::new(),
@@ -96,23 +133,33 @@ impl Round {
         self.debts.get(&unit).map(|debt| debt.peer)
     }
 
-    /// Whether another contribution of `peer` would be more than an honest peer makes.
-    pub fn is_flooded_by(&self, peer: &PeerId) -> bool {
-        let made = self.entries.iter().filter(|entry| entry.signed.contribution.peer == *peer).count();
-        made as u64 >= Self::most_contributions(&self.plan)
+    /// Contributions to the whole vector, or to one shard.
+    pub fn known(&self, shard: Option<u32>) -> Vec<&Entry> {
+        match shard {
+            None => self.entries.iter().collect(),
+            Some(shard) => self.sharding.get(shard).into_iter().flat_map(|known| known.entries()).collect(),
+        }
     }
 
-    /// The most contributions that an honest peer makes to a round.
+    /// Whether another contribution of `peer` to the whole vector or a shard would be more than an honest
+    /// peer makes.
+    pub fn is_flooded_by(&self, peer: &PeerId, shard: Option<u32>) -> bool {
+        let made = self.known(shard).into_iter().filter(|entry| entry.signed.contribution.peer == *peer).count();
+        made as u64 >= u64::from(self.plan.total()) + u64::from(SPARE_CONTRIBUTIONS)
+    }
+
+    /// The most contributions that an honest peer makes to a round before others have begun it: each to the
+    /// whole vector, or all of them in shards and a total of each shard.
     pub fn most_contributions(plan: &RoundPlan) -> u64 {
-        u64::from(plan.total()) + u64::from(SPARE_CONTRIBUTIONS)
+        u64::from(plan.total()) + u64::from(SPARE_CONTRIBUTIONS) + 4 * u64::from(MAX_SHARDS)
     }
 
-    /// Whether another request of `peer` for a subset is answered: an honest one asks once for each
-    /// unit at most.
+    /// Whether another request of `peer` is answered: an honest one asks once for each unit at most, and a
+    /// few times for each shard.
     pub fn takes_request_of(&mut self, peer: PeerId) -> bool {
         let taken = self.requests_taken.entry(peer).or_default();
-        *taken += 1;
-        *taken <= self.plan.total()
+        *taken = taken.saturating_add(1);
+        *taken <= self.plan.total() + 8 * MAX_SHARDS
     }
 
     /// Sets of the contributions whose payloads are here.
@@ -127,16 +174,29 @@ impl Round {
         sets.iter().fold(self.plan.all(), |left, set| left.difference(set))
     }
 
+    /// Contributions to a shard or to the whole vector whose payloads are here.
+    pub fn parts_of(&self, shard: u32) -> Vec<&Entry> {
+        let pieces = self.sharding.get(shard).into_iter().flat_map(|known| &known.pieces);
+        pieces.chain(&self.entries).filter(|entry| entry.ready).collect()
+    }
+
+    /// Units that no contribution at hand has for a shard.
+    pub fn missing_in(&self, shard: u32) -> UnitSet {
+        let parts = self.parts_of(shard);
+        parts.iter().fold(self.plan.all(), |left, entry| left.difference(&entry.signed.contribution.units))
+    }
+
     /// Units computed here.
     pub fn computed(&self) -> UnitSet {
         let computed = self.own.iter().filter(|(_, own)| matches!(own, Own::Computed { .. }));
         computed.map(|(unit, _)| *unit).collect()
     }
 
-    /// Moves the debts of peers that are not in `view` to those that are. Returns nothing: the new
+    /// Moves the debts of peers that are not in `view` to those that are, and returns the units. The new
     /// debts are read from [`Round::owed_by`].
-    pub fn reassign(&mut self, now: Time, view: &Capacities) {
-        let missing = self.missing();
+    pub fn reassign(&mut self, now: Time, view: &Capacities) -> UnitSet {
+        // Shard by shard a peer does not see which units the shards of others lack.
+        let missing = if self.sharding.active { self.plan.all() } else { self.missing() };
         let gone = |debt: &Debt| !view.contains_key(&debt.peer);
         let orphans: UnitSet = self
             .debts
@@ -149,6 +209,7 @@ impl Round {
         }
         let failed: Vec<u32> = self.failures.keys().copied().collect();
         failed.into_iter().for_each(|unit| self.pass_on(now, unit, view));
+        orphans
     }
 
     /// Gives a unit to the best peer that has not failed at it, if its debtor has.
@@ -185,9 +246,25 @@ impl Round {
         Some(debt.since + wait.saturating_mul(place as u32 + 1))
     }
 
-    /// Digests of the payloads that the round's contributions speak of.
-    pub fn payloads(&self) -> BTreeSet<Digest> {
-        let payloads = self.entries.iter().filter_map(|entry| entry.signed.contribution.payload);
-        payloads.map(|payload| payload.digest).collect()
+    /// Contributions whose payloads are still of use and not here.
+    pub fn awaited(&self) -> impl Iterator<Item = &Entry> {
+        let open = self.sharding.shards.iter().filter(|shard| shard.total().is_none());
+        self.entries.iter().chain(open.flat_map(|shard| shard.entries())).filter(|entry| !entry.ready)
+    }
+
+    /// See [`Round::awaited`].
+    pub fn awaited_mut(&mut self) -> impl Iterator<Item = &mut Entry> {
+        let open = self.sharding.shards.iter_mut().filter(|shard| shard.total().is_none());
+        self.entries.iter_mut().chain(open.flat_map(|shard| shard.entries_mut())).filter(|entry| !entry.ready)
+    }
+
+    /// Everything that is known of contributions.
+    pub fn all_entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().chain(self.sharding.shards.iter().flat_map(|shard| shard.entries()))
+    }
+
+    /// The payloads that the round's contributions speak of.
+    pub fn payloads(&self) -> BTreeSet<PayloadRef> {
+        self.all_entries().filter_map(|entry| entry.signed.contribution.payload).collect()
     }
 }

@@ -15,20 +15,25 @@ const SPARE: usize = 8;
 /// Payloads that nobody announced, as in the protocol, and those of the round before.
 const UNANNOUNCED: usize = 64;
 
+/// The same where payloads are shards.
+const UNANNOUNCED_SHARDS: usize = 4096;
+
 /// Rounds whose digests are compared, as in the protocol.
 const HISTORY: usize = 8;
 
 /// Compares what a peer keeps with its limits. `plan` is that of the larger of the round under way and
 /// the next one, `others` the number of peers that it was ever connected with.
-pub(crate) fn check_footprint(found: &Footprint, plan: &RoundPlan, others: usize) -> Result<(), String> {
+pub(crate) fn check_footprint(found: &Footprint, plan: &RoundPlan, shards: u32, others: usize) -> Result<(), String> {
     let per_peer = plan.total() as usize + SPARE;
-    let contributions = (others + 1) * per_peer;
+    // To the whole vector, and to each shard.
+    let contributions = (others + 1) * per_peer * (1 + shards as usize);
+    let unannounced = if shards > 0 { UNANNOUNCED_SHARDS } else { UNANNOUNCED };
     let limits = [
         ("contributions", found.contributions, contributions),
-        ("early contributions", found.early, contributions.min(4096)),
+        ("early contributions", found.early, contributions.min(8192)),
         ("rounds of history", found.history, HISTORY),
         ("members", found.members, MAX_MEMBERS + 1),
-        ("payloads", found.payloads, found.contributions + found.early + contributions + UNANNOUNCED),
+        ("payloads", found.payloads, found.contributions + found.early + contributions + unannounced),
     ];
     match limits.into_iter().find(|(_, found, limit)| found > limit) {
         Some((what, found, limit)) => Err(format!("keeps {found} {what}, the bound is {limit}")),

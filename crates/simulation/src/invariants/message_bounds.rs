@@ -13,6 +13,9 @@ use peerless_protocol::{HEARTBEAT_EVERY, MAX_MESSAGE_BYTES, Message, RoundPlan};
 /// Messages per unit of a round and receiver: a contribution, a failure, a request, and once more each.
 const PER_UNIT: u64 = 6;
 
+/// Messages per shard of a round and receiver: a piece, a total and a few requests of either.
+const PER_SHARD: u64 = 12;
+
 /// Contributions beyond one per unit and receiver, as in the protocol.
 const SPARE: u64 = 8;
 
@@ -22,9 +25,10 @@ const PER_CONNECTION: u64 = 4;
 /// Checks one encoded message.
 pub(crate) fn check_size(message: &Message, bytes: usize) -> Result<(), String> {
     let limit = match message {
-        Message::Heartbeat(_) => 128,
+        Message::Heartbeat(_) | Message::Probe(_) => 128,
+        Message::Silent(_) => 64,
         Message::Contribution(signed) => 512 + 16 * signed.contribution.units.len() as usize,
-        Message::Leaving | Message::SpecWanted => 16,
+        Message::Leaving | Message::SpecWanted | Message::MembersWanted => 16,
         _ => MAX_MESSAGE_BYTES,
     };
     if bytes <= limit { Ok(()) } else { Err(format!("a message of {bytes} bytes, the bound is {limit}: {message:?}")) }
@@ -50,11 +54,11 @@ impl Allowance {
     }
 
     /// A message is sent to one of `receivers` peers; `passed` is the time since the round began.
-    pub fn sent(&mut self, plan: &RoundPlan, receivers: usize, passed: Duration) -> Result<(), String> {
+    pub fn sent(&mut self, plan: &RoundPlan, shards: u32, receivers: usize, passed: Duration) -> Result<(), String> {
         self.sent += 1;
         let receivers = receivers.max(1) as u64;
         let beats = passed.as_micros() as u64 / HEARTBEAT_EVERY.as_micros() as u64 + self.states + 2;
-        let work = u64::from(plan.total()) * PER_UNIT + SPARE;
+        let work = u64::from(plan.total()) * PER_UNIT + u64::from(shards) * PER_SHARD + SPARE;
         // Clocks may be fast by a tenth.
         let bound = receivers * (beats + beats / 8 + work) + self.connections * PER_CONNECTION;
         if self.sent <= bound {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ed25519_dalek::SigningKey;
-use peerless_protocol::{Config, Digest, Effect, Input, Member, Message, Node, PeerId, Time};
+use peerless_protocol::{Config, Digest, Effect, Input, Member, Message, Node, PeerId, RoundPlan, Time};
 
 use super::{Event, Peer, Setup, World};
 use crate::adversary::{Attack, Attacker};
@@ -78,10 +78,11 @@ impl World {
             spec: self.reference.spec().clone(),
             key: self.peers[peer].key.clone(),
             capacity: self.peers[peer].pool.capacity(),
-            payload_bytes: self.reference.payload_bytes(),
+            payload: self.reference.shape(),
             max_state_bytes: MAX_STATE_BYTES,
             expected_peers: expected,
             gather_at_most: self.setup.gather_at_most,
+            crowd: self.setup.crowd,
         };
         let (now, addresses) = (self.peers[peer].clock.at(self.now), vec![Self::address(peer)]);
         let node = Node::new(config, kept.meta, addresses, now);
@@ -312,12 +313,19 @@ impl World {
         self.check_memory(to);
     }
 
+    /// Shards that sums may be exchanged in: none if there are too few peers for it.
+    pub(super) fn shards(&self, plan: &RoundPlan) -> u32 {
+        if self.peers.len() < self.setup.crowd.sharded_from { 0 } else { plan.shards(&self.reference.shape()) }
+    }
+
     pub(super) fn check_memory(&mut self, peer: usize) {
         let Some(node) = &self.peers[peer].node else { return };
         let (footprint, round) = (node.footprint(), node.state().state.round);
         let plans = [self.reference.plan(round), self.reference.plan(round + 1)];
         let plan = if plans[0].total() >= plans[1].total() { plans[0] } else { plans[1] };
         let others = self.peers.len();
-        self.check(Some(peer), Invariant::MemoryBounds, |_| check_footprint(&footprint, &plan, others));
+        self.check(Some(peer), Invariant::MemoryBounds, |world| {
+            check_footprint(&footprint, &plan, world.shards(&plan), others)
+        });
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use peerless_protocol::{Digest, Input, Message, Node, PeerId, StateRef, StopReason, Time};
+use peerless_protocol::{Crowd, Digest, Input, Message, Node, PeerId, StateRef, StopReason, Time};
 use peerless_store::Payload;
 
 use crate::adversary::Recorder;
@@ -53,6 +53,8 @@ pub struct Setup {
     pub disk_write: Range<u64>,
     /// How long a peer waits for those that it expects.
     pub gather_at_most: Duration,
+    /// From how many peers on messages are saved.
+    pub crowd: Crowd,
     /// Virtual time from the last fault after which everybody must be at the end.
     pub patience: Duration,
     /// Time after which a peer that gave up is started again, as a service manager does; `None` for never.
@@ -77,6 +79,7 @@ impl Setup {
             clock_drift_ppm: 0,
             disk_write: 500..3_000,
             gather_at_most: Duration::from_secs(2),
+            crowd: Crowd::default(),
             patience: Duration::from_secs(120),
             restart_after_stop: None,
             record: true,

@@ -9,8 +9,8 @@ use peerless_store::Payload;
 use super::{Event, Stored, World};
 use crate::disk::DiskFate;
 use crate::faults::Fault;
-use crate::invariants::{Allowance, Invariant, MAX_PAYLOAD_AGE, check_cover, check_size, check_state};
-use crate::model::{Kept, reference_to};
+use crate::invariants::{Allowance, Invariant, MAX_PAYLOAD_AGE, check_cover, check_shards, check_size, check_state};
+use crate::model::{Kept, Totals, reference_to};
 
 /// What the store takes to form a sum, and to apply a round, in microseconds.
 const SUM: u64 = 100;
@@ -31,6 +31,8 @@ impl World {
             Effect::BeginRound { from } => self.begin_round(peer, from),
             Effect::Compute { from, unit, .. } => self.compute(peer, from, unit),
             Effect::Sum { from, units } => self.sum(peer, from, units),
+            Effect::Split { from, units } => self.split(peer, from, units),
+            Effect::Combine { from, shard, cover } => self.combine(peer, from, shard, &cover),
             Effect::Accumulate { payload, .. } => {
                 let held = self.peers[peer].payloads.contains_key(&payload.digest);
                 let missing = || Err("accumulates a payload that is not in its store".into());
@@ -113,8 +115,9 @@ impl World {
         let plan = self.reference.plan(round);
         let passed = self.now.since(self.peers[from].round_began);
         let receivers = self.peers.len() - 1;
+        let shards = self.shards(&plan);
         self.check(Some(from), Invariant::MessageBounds, |world| {
-            world.peers[from].allowance.sent(&plan, receivers, passed)
+            world.peers[from].allowance.sent(&plan, shards, receivers, passed)
         });
     }
 
@@ -136,9 +139,9 @@ impl World {
     }
 
     pub(super) fn payload_arrives(&mut self, peer: usize, payload: Arc<Payload>) {
-        let digest = payload.digest();
+        let reference = reference_to(&payload);
         self.store(peer, payload, None);
-        self.feed(peer, Input::PayloadHeld(digest));
+        self.feed(peer, Input::PayloadHeld(reference));
     }
 
     fn store(&mut self, peer: usize, payload: Arc<Payload>, summed: Option<StateRef>) {
@@ -192,13 +195,48 @@ impl World {
     fn apply(&mut self, peer: usize, from: StateRef, cover: &[SignedContribution]) {
         let plan = self.reference.plan(from.round);
         let stored = &self.peers[peer].payloads;
-        let held = |digest: &_| stored.get(digest).map(|stored| &*stored.payload);
-        let totals = check_cover(&plan, from, cover, held, self.reference.no_totals());
+        let held = |digest: &_| stored.get(digest).map(|stored| stored.payload.sums());
+        let shape = self.reference.shape();
+        let totals = if cover.iter().any(|signed| signed.contribution.shard.is_some()) {
+            check_shards(&plan, from, cover, held, &shape)
+        } else {
+            check_cover(&plan, from, cover, held, Totals::zero(shape.elements as usize))
+        };
         let next = totals.and_then(|totals| self.reference.next(from.round, &totals));
         match next {
             Ok(kept) => {
                 let meta = self.keep(peer, kept);
                 self.later(peer, APPLY, Input::Applied { from, meta });
+            }
+            Err(what) => self.check(Some(peer), Invariant::ExactCover, |_| Err(what)),
+        }
+    }
+
+    fn split(&mut self, peer: usize, from: StateRef, units: UnitSet) {
+        let shards: Vec<_> = self.reference.shards(from, &units).into_iter().map(Arc::new).collect();
+        if shards.is_empty() {
+            let what = format!("asks for the sum of units {units:?} without a gradient among them");
+            return self.check(Some(peer), Invariant::ExactCover, |_| Err(what));
+        }
+        let references = shards.iter().map(|shard| reference_to(shard)).collect();
+        shards.into_iter().for_each(|shard| self.store(peer, shard, Some(from)));
+        self.later(peer, SUM, Input::Split { from, units, shards: references });
+    }
+
+    fn combine(&mut self, peer: usize, from: StateRef, shard: u32, cover: &[SignedContribution]) {
+        let plan = self.reference.plan(from.round);
+        let range = self.reference.range(shard);
+        let stored = &self.peers[peer].payloads;
+        let held = |digest: &_| {
+            let sums = stored.get(digest)?.payload.sums();
+            if sums.len() == range.len() { Some(sums) } else { sums.get(range.clone()) }
+        };
+        let sum = check_cover(&plan, from, cover, held, Totals::zero(range.len()));
+        match sum.and_then(|totals| self.reference.encode_shard(shard, &totals)) {
+            Ok(payload) => {
+                let reference = reference_to(&payload);
+                self.store(peer, Arc::new(payload), Some(from));
+                self.later(peer, SUM, Input::Combined { from, shard, payload: reference });
             }
             Err(what) => self.check(Some(peer), Invariant::ExactCover, |_| Err(what)),
         }

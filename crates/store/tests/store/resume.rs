@@ -4,7 +4,7 @@ use std::path::Path;
 use peerless_aggregation::FixedPoint;
 use peerless_protocol::{Digest, RoundPlan, RunSpec};
 use peerless_store::{
-    Batch, LockError, Opened, PayloadFormat, RoundSums, StateOrigin, Store, StoreError, ledger_path, read_spec,
+    Batch, Cover, LockError, Opened, PayloadFormat, RoundSums, StateOrigin, Store, StoreError, ledger_path, read_spec,
 };
 use tempfile::TempDir;
 
@@ -184,7 +184,7 @@ fn train(place: &Place, until: u64) -> Digest {
         }
         let (digest, _) = sums.sum_of(&plan.all()).unwrap().unwrap();
         let evaluation = (plan.evaluation_units > 0).then(|| tally(10, 5, FixedPoint::LOSS.round_scalar(3.0).unwrap()));
-        let cover = [(plan.all(), digest)];
+        let cover = Cover::Parts(vec![(plan.all(), digest)]);
         let advanced = store.advance(&mut current, &mut sums, &cover, tally(8, 4, 1), evaluation).unwrap();
         let state = Some((advanced.stored.reference, StateOrigin::Applied));
         store.ledger.record(&Batch { state, ..Batch::default() }).unwrap();

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use peerless_aggregation::SumError;
 use peerless_protocol::{Digest, RoundPlan, UnitSet};
-use peerless_store::{Part, Payload, PayloadError, PayloadFormat, RoundSums, SumsError};
+use peerless_store::{Cover, Part, Payload, PayloadError, PayloadFormat, RoundSums, SumsError};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -53,6 +53,10 @@ fn contribution(directory: &Path, units: &UnitSet) -> (Digest, Payload) {
     (digest, Payload::clone(&payload))
 }
 
+fn total<'a>(sums: &'a mut RoundSums, cover: &[Part]) -> Result<Option<&'a [i64]>, SumsError> {
+    sums.total(&Cover::Parts(cover.to_vec()))
+}
+
 /// The total of the round at a peer that computed everything itself.
 fn whole(directory: &Path) -> Vec<i64> {
     contribution(directory, &set(0..UNITS)).1.sums().to_vec()
@@ -94,7 +98,36 @@ proptest! {
         for unit in backups {
             add(&mut sums, directory.path(), unit);
         }
-        prop_assert_eq!(sums.total(&cover).unwrap().unwrap(), whole(directory.path()));
+        prop_assert_eq!(sums.total(&Cover::Parts(cover)).unwrap().unwrap(), whole(directory.path()));
+    }
+
+    #[test]
+    fn a_total_put_together_from_shards_is_the_total(
+        owners in prop::collection::vec(0_u32..4, UNITS as usize),
+        whole_from in 0_u32..4,
+    ) {
+        let directory = TempDir::new().unwrap();
+        let of = |peer: u32| set((0..UNITS).filter(|unit| owners[*unit as usize] == peer));
+        let mut receiver = sums();
+        let mut covers: Vec<Vec<Part>> = vec![Vec::new(); format().shape().shards() as usize];
+        for peer in (0..4).filter(|peer| !of(*peer).is_empty()) {
+            let mut sender = sums();
+            of(peer).iter().for_each(|unit| add(&mut sender, directory.path(), unit));
+            // One peer sends its sum whole, the others shard by shard.
+            if peer == whole_from {
+                let (digest, payload) = sender.sum_of(&of(peer)).unwrap().unwrap();
+                receiver.hold(digest, Payload::clone(&payload)).unwrap();
+                covers.iter_mut().for_each(|cover| cover.push((of(peer), digest)));
+            } else {
+                for (cover, (digest, payload)) in covers.iter_mut().zip(sender.split(&of(peer)).unwrap()) {
+                    receiver.hold(digest, Payload::clone(&payload)).unwrap();
+                    cover.push((of(peer), digest));
+                }
+            }
+        }
+        let totals: Vec<Digest> =
+            (0..).zip(&covers).map(|(shard, cover)| receiver.combine(shard, cover).unwrap().0).collect();
+        prop_assert_eq!(receiver.total(&Cover::Shards(totals)).unwrap().unwrap(), whole(directory.path()));
     }
 
     #[test]
@@ -174,7 +207,7 @@ fn a_gradient_that_cannot_be_added_leaves_the_sum_as_it_was() {
     add(&mut sums, directory.path(), 7);
     let (digest, payload) = sums.sum_of(&set(0..UNITS)).unwrap().unwrap();
     assert_eq!(payload.sums(), whole(directory.path()));
-    assert_eq!(sums.total(&[(set(0..UNITS), digest)]).unwrap().unwrap(), whole(directory.path()));
+    assert_eq!(total(&mut sums, &[(set(0..UNITS), digest)]).unwrap().unwrap(), whole(directory.path()));
 }
 
 #[test]
@@ -200,11 +233,11 @@ fn what_is_no_cover_is_refused() {
     let (own, _) = sums.sum_of(&set(0..4)).unwrap().unwrap();
     let own = (set(0..4), own);
     let absent = (set(4..UNITS), Digest::of(b"absent"));
-    let missing = sums.total(std::slice::from_ref(&own)).unwrap_err();
+    let missing = total(&mut sums, std::slice::from_ref(&own)).unwrap_err();
     assert!(matches!(missing, SumsError::NotACover { reason: "units are missing", .. }));
-    let overlapping = sums.total(&[own.clone(), (set(3..UNITS), own.1)]).unwrap_err();
+    let overlapping = total(&mut sums, &[own.clone(), (set(3..UNITS), own.1)]).unwrap_err();
     assert!(matches!(overlapping, SumsError::NotACover { reason: "they overlap", .. }));
-    assert!(matches!(sums.total(&[own, absent]), Err(SumsError::MissingPayload { .. })));
+    assert!(matches!(total(&mut sums, &[own, absent]), Err(SumsError::MissingPayload { .. })));
     assert!(matches!(sums.sum_of(&set(3..6)), Err(SumsError::MissingUnit { unit: 4 })));
     assert!(matches!(sums.add_unit(UNITS, directory.path(), Digest::of(b"")), Err(SumsError::UnknownUnit { .. })));
 }
@@ -218,7 +251,7 @@ fn equal_sums_of_different_units_count_twice() {
     sums.add_unit(0, &path, digest).unwrap();
     let (digest, payload) = sums.sum_of(&set([0])).unwrap().unwrap();
     sums.accumulate(&set([1]), digest).unwrap();
-    let total = sums.total(&[(set([0]), digest), (set([1]), digest)]).unwrap().unwrap();
+    let total = total(&mut sums, &[(set([0]), digest), (set([1]), digest)]).unwrap().unwrap();
     assert_eq!(total, payload.sums().iter().map(|sum| 2 * sum).collect::<Vec<_>>());
 }
 
@@ -230,9 +263,9 @@ fn evaluation_units_have_no_sum() {
     (0..UNITS).for_each(|unit| add(&mut sums, directory.path(), unit));
     let (digest, _) = sums.sum_of(&set(0..=UNITS)).unwrap().unwrap();
     let evaluated = (set([UNITS + 1]), Digest::of(b"nothing"));
-    assert!(sums.total(&[(set(0..=UNITS), digest), evaluated.clone()]).unwrap().is_some());
+    assert!(total(&mut sums, &[(set(0..=UNITS), digest), evaluated.clone()]).unwrap().is_some());
     sums.begin(&RoundPlan { gradient_units: 0, evaluation_units: 2 }).unwrap();
-    assert!(sums.total(&[evaluated]).unwrap().is_none());
+    assert!(total(&mut sums, &[evaluated]).unwrap().is_none());
 }
 
 #[test]
@@ -265,4 +298,20 @@ fn payloads_beyond_the_memory_limit_are_refused() {
     let digest = format.encode(&vec![1; format.elements()]).unwrap().digest();
     sums.drop_payloads(&[digest]);
     hold(&mut sums, 3).unwrap();
+}
+
+#[test]
+fn shards_that_are_missing_incomplete_or_of_another_length_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let mut sums = sums();
+    (0..UNITS).for_each(|unit| add(&mut sums, directory.path(), unit));
+    let shards = sums.split(&set(0..UNITS)).unwrap();
+    let digests: Vec<Digest> = shards.iter().map(|(digest, _)| *digest).collect();
+    let missing = sums.total(&Cover::Shards(digests[1..].to_vec())).unwrap_err();
+    assert!(matches!(missing, SumsError::NotACover { .. }), "{missing}");
+    let incomplete = sums.combine(0, &[(set(1..UNITS), digests[0])]).unwrap_err();
+    assert!(matches!(incomplete, SumsError::NotACover { .. }), "{incomplete}");
+    sums.drop_payloads(&digests[..1]);
+    let absent = sums.combine(0, &[(set(0..UNITS), digests[0])]).unwrap_err();
+    assert!(matches!(absent, SumsError::MissingPayload { .. }), "{absent}");
 }

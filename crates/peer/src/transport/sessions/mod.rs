@@ -37,7 +37,7 @@ pub(super) use handshake::{broken, failed};
 pub use hello::Admission;
 pub(super) use hello::{EXPORTER_LABEL, Side};
 use registry::Registry;
-use session::{Fetch, Push};
+use session::Fetch;
 #[cfg(feature = "iroh")]
 pub(super) use wire::NO_ADDRESS;
 pub(super) use wire::{Arrival, BoxFuture, Link, Purpose, Secured, Wire};
@@ -46,8 +46,10 @@ pub(super) use wire::{Arrival, BoxFuture, Link, Purpose, Secured, Wire};
 pub const MESSAGE_QUEUE: usize = 1024;
 /// Most bytes in messages that wait to be written to one peer.
 pub const MESSAGE_QUEUE_BYTES: usize = 4 << 20;
-/// Most blobs that wait to be pushed to one peer.
-pub const PUSH_QUEUE: usize = 8;
+/// Most blobs that wait to be pushed to one peer: all shards of a round and their totals at once.
+pub const PUSH_QUEUE: usize = 256;
+/// Most bytes in blobs that wait to be pushed to one peer; a single blob may be longer.
+pub const PUSH_QUEUE_BYTES: usize = 128 << 20;
 /// Most fetches from one peer that wait to be asked for, and as many that wait for their answer.
 pub const FETCH_QUEUE: usize = 64;
 /// Most connections that are not admitted yet; more wait in the kernel's backlog.
@@ -229,13 +231,8 @@ impl Transport for SessionTransport {
         if length > limit {
             return Err(SendError::TooLong { length, limit });
         }
-        let push = Push { digest, blob };
-        let pushed = self.shared.registry.with_session(to, |session| session.pushes.try_send(push));
-        match pushed {
-            Some(Ok(())) => Ok(()),
-            Some(Err(TrySendError::Full(_))) => Err(SendError::QueueFull),
-            Some(Err(TrySendError::Closed(_))) | None => Err(SendError::NotConnected),
-        }
+        let pushed = self.shared.registry.with_session(to, |session| session.push(digest, blob));
+        pushed.unwrap_or(Err(SendError::NotConnected))
     }
 
     async fn fetch(&self, from: PeerId, digest: Digest, range: Range<u64>, total: u64) -> Result<Bytes, FetchError> {

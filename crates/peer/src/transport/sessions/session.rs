@@ -17,7 +17,9 @@ use super::frame::{self, Farewell, FrameType, FrameWriter, ReadError};
 use super::handshake::{self, Greeted, finish};
 use super::hello::{Channel, Side};
 use super::wire::{Purpose, Stream};
-use super::{FAREWELL_TIMEOUT, FETCH_QUEUE, MESSAGE_QUEUE, MESSAGE_QUEUE_BYTES, PUSH_QUEUE, Shared, bulk};
+use super::{
+    FAREWELL_TIMEOUT, FETCH_QUEUE, MESSAGE_QUEUE, MESSAGE_QUEUE_BYTES, PUSH_QUEUE, PUSH_QUEUE_BYTES, Shared, bulk,
+};
 
 /// Most messages that are written at once.
 const WRITE_BATCH: usize = 64;
@@ -33,6 +35,7 @@ pub(super) enum Direction {
 pub(super) struct Push {
     pub(super) digest: Digest,
     pub(super) blob: Bytes,
+    _share: OwnedSemaphorePermit,
 }
 
 /// The way to the caller who waits for a range.
@@ -62,7 +65,8 @@ pub(super) struct SessionHandle {
     pub(super) instance: u64,
     messages: mpsc::Sender<Queued>,
     message_bytes: Arc<Semaphore>,
-    pub(super) pushes: mpsc::Sender<Push>,
+    pushes: mpsc::Sender<Push>,
+    push_bytes: Arc<Semaphore>,
     pub(super) fetches: mpsc::Sender<Fetch>,
     bulk: mpsc::Sender<(Direction, Stream)>,
     claimed: Vec<Direction>,
@@ -98,6 +102,7 @@ pub(super) fn session(
     let (stop, stop_out) = watch::channel(None);
     let (ended_in, ended) = watch::channel(());
     let message_bytes = Arc::new(Semaphore::new(MESSAGE_QUEUE_BYTES));
+    let push_bytes = Arc::new(Semaphore::new(PUSH_QUEUE_BYTES));
     let claimed = Vec::new();
     let handle = SessionHandle {
         serial,
@@ -106,6 +111,7 @@ pub(super) fn session(
         messages,
         message_bytes,
         pushes,
+        push_bytes,
         fetches,
         bulk,
         claimed,
@@ -143,6 +149,17 @@ impl SessionHandle {
         let share = Arc::clone(&self.message_bytes).try_acquire_many_owned(length);
         let queued = Queued { message, _share: share.map_err(|_| SendError::QueueFull)? };
         self.messages.try_send(queued).map_err(|error| match error {
+            TrySendError::Full(_) => SendError::QueueFull,
+            TrySendError::Closed(_) => SendError::NotConnected,
+        })
+    }
+
+    pub(super) fn push(&self, digest: Digest, blob: Bytes) -> Result<(), SendError> {
+        // Within u32, as the limit is.
+        let share = blob.len().min(PUSH_QUEUE_BYTES) as u32;
+        let share = Arc::clone(&self.push_bytes).try_acquire_many_owned(share);
+        let push = Push { digest, blob, _share: share.map_err(|_| SendError::QueueFull)? };
+        self.pushes.try_send(push).map_err(|error| match error {
             TrySendError::Full(_) => SendError::QueueFull,
             TrySendError::Closed(_) => SendError::NotConnected,
         })
