@@ -1,7 +1,9 @@
 //! Real `peerless` processes in a directory of their own, which is cleaned up whatever happens.
 #![allow(dead_code, reason = "every test program uses another part of this")]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use peerless_protocol::Digest;
+use peerless_store::{Ledger, ledger_path};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -80,6 +83,15 @@ impl Workplace {
         command
     }
 
+    /// A command to be run here with words such as `ip netns exec NAME` before it.
+    pub fn wrapped(&self, wrapper: &[String], arguments: &[&str]) -> Command {
+        let Some((first, rest)) = wrapper.split_first() else { return self.command(arguments) };
+        let mut command = Command::new(first);
+        command.args(rest).arg(env!("CARGO_BIN_EXE_peerless")).args(arguments);
+        command.current_dir(self.path()).env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+    }
+
     /// Runs a command to its end.
     pub fn run(&self, arguments: &[&str]) -> Ended {
         self.start(self.command(arguments)).wait()
@@ -109,6 +121,18 @@ impl Workplace {
     pub fn status(&self, run: &str, peer: &str) -> Option<Value> {
         let path = self.path().join(run).join("peers").join(peer).join("status.json");
         serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    /// Steps that a peer of the run directory `run` says to have taken.
+    pub fn steps(&self, run: &str, peer: &str) -> u64 {
+        self.status(run, peer).and_then(|status| status["steps"].as_u64()).unwrap_or_default()
+    }
+
+    /// Kinds of the events in the ledger of a peer of the run directory `run`.
+    pub fn events(&self, run: &str, peer: &str) -> Vec<String> {
+        let ledger = ledger_path(&self.path().join(run).join("peers").join(peer));
+        let events = Ledger::open_read_only(&ledger).and_then(|ledger| ledger.last_events(100_000));
+        events.unwrap().into_iter().map(|event| event.kind).collect()
     }
 
     /// Waits until some peer of `run` has taken `steps` optimizer steps.
@@ -158,6 +182,24 @@ impl Drop for Workplace {
         self.kill_everything();
         self.remove_tensors();
     }
+}
+
+/// The final state of one peer that nothing happens to, of a run with these flags. Trained once.
+pub fn undisturbed(flags: &[&str]) -> String {
+    static KNOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let train = || {
+        let summary = Workplace::new().train(&[&["--peers", "1"], flags].concat());
+        summary["state_digest"].as_str().unwrap().to_owned()
+    };
+    known.entry(flags.join(" ")).or_insert_with(train).clone()
+}
+
+/// Says on the terminal, even if the test passes, that it could not do what its name says.
+pub fn skip(reason: &str) {
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    // Unlike that of `eprintln!`, this output is not captured. If nobody can read it, nobody does.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
 }
 
 /// Removes what a peer with this directory has in shared memory.
