@@ -5,8 +5,13 @@
 #[macro_use]
 mod contract;
 
-use contract::{Member, Network, Node, config, messages, start};
+use std::io::{BufRead, BufReader, Write};
+use std::sync::Mutex;
+
+use contract::{Blobs, Member, Network, Node, config, connect, messages, sample_blob, start};
+use peerless_peer::transport::download::{DOWNLOAD_CHUNK_BYTES, Download, DownloadError};
 use peerless_peer::transport::{BindError, CloseReason, SessionTransport, Transport, tls};
+use peerless_protocol::Digest;
 
 struct Tls;
 
@@ -56,4 +61,68 @@ async fn a_killed_process_is_noticed_at_once() {
     child.wait().unwrap();
     let reason = host.find(messages::disconnected).await;
     assert!(matches!(reason, CloseReason::Lost(_)), "{reason}");
+}
+
+const CHILD_DONATES: &str = "PEERLESS_TEST_CHILD_DONATES";
+const CHUNKS: usize = 20;
+/// Chunks that the child serves before it says that it hangs.
+const SERVED: usize = 8;
+
+/// Not a test of its own: the donor that the test below kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "run by a_download_goes_on_elsewhere_when_the_process_of_its_donor_is_killed in a process of its own"]
+async fn child_that_donates_and_hangs() {
+    let Ok(address) = std::env::var(CHILD_DONATES) else { return };
+    let served = Mutex::new(0);
+    let blobs = Blobs::serving(&sample_blob(1, CHUNKS * DOWNLOAD_CHUNK_BYTES as usize), move |_, bytes| {
+        let mut served = served.lock().unwrap();
+        if *served == SERVED {
+            writeln!(std::io::stdout(), "hangs").unwrap();
+            std::thread::park();
+        }
+        *served += 1;
+        bytes
+    });
+    let child = Tls.start(Member { blobs, ..Member::new(2) }).await;
+    child.transport.dial(Member::new(1).identity.peer_id(), vec![address.parse().unwrap()]);
+    std::future::pending().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_goes_on_elsewhere_when_the_process_of_its_donor_is_killed() {
+    let blob = sample_blob(1, CHUNKS * DOWNLOAD_CHUNK_BYTES as usize);
+    let mut taker = Tls.start(Member::new(1)).await;
+    let mut second = Tls.start(Member { blobs: Blobs::with(&blob), ..Member::new(3) }).await;
+    connect(&mut taker, &mut second).await;
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "child_that_donates_and_hangs", "--nocapture"])
+        .env(CHILD_DONATES, taker.transport.local_addr().to_string())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let first = Member::new(2).identity.peer_id();
+    taker.connected(first).await;
+
+    let (digest, size) = (Digest::of(&blob), blob.len() as u64);
+    let transport = taker.transport.clone();
+    let run = tokio::spawn(async move {
+        let mut download = Download::new(digest, size);
+        let ended = download.run(&transport, &[first]).await;
+        (download, ended)
+    });
+    let killed = tokio::task::spawn_blocking(move || {
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("hangs")), "the donor was not asked for enough");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    });
+    killed.await.unwrap();
+    let (mut download, ended) = run.await.unwrap();
+    let Err(DownloadError::NoDonorLeft { received, .. }) = ended else { panic!("{ended:?}") };
+    assert!(received > 0 && download.is_of(&digest, size), "{received} bytes");
+
+    let downloaded = download.run(&taker.transport, &[second.peer]).await.unwrap();
+    assert!(downloaded.bytes == blob);
+    let missing = (size - received) / DOWNLOAD_CHUNK_BYTES;
+    assert_eq!(second.blobs.reads(), missing, "what had arrived was fetched again");
 }

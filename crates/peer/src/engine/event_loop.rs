@@ -1,6 +1,6 @@
 //! Executes the protocol: feeds it what happens and does what it says.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use crate::options::PeerError;
 use crate::run_directory::RunDirectory;
 use crate::status::{EvaluationStatus, FunctionStatus, Phase, unix_us};
 use crate::transport::PeerTransport;
-use crate::transport::download::fetch_blob;
+use crate::transport::download::{Download, fetch_blob};
 use crate::transport::{self, Rejection, Transport};
 
 /// How often the run directory is searched for peers. They are dialled again by the transport on its
@@ -79,6 +79,8 @@ pub(super) struct EventLoop {
     /// Contributions that shards were added up from since the last round was written down.
     combined: Vec<ContributionRecord>,
     fetched: Option<StoredState>,
+    /// What has arrived of a state whose donors went away: others may still have it.
+    partial: Arc<Mutex<Option<Download>>>,
     /// Bounds the payloads on their way to the store's thread, in KiB.
     receiving: Arc<Semaphore>,
     checkpointing: Option<JoinHandle<Result<(), PeerError>>>,
@@ -102,6 +104,7 @@ impl EventLoop {
             events: Vec::new(),
             combined: Vec::new(),
             fetched: None,
+            partial: Arc::default(),
             receiving: Arc::new(Semaphore::new(receiving as usize)),
             checkpointing: None,
             checkpointed: Instant::now(),
@@ -499,14 +502,18 @@ impl EventLoop {
     }
 
     fn fetch_state(&self, state: StateRef, bytes: u64, donors: Vec<PeerId>) {
-        let transport = Arc::clone(&self.parts.transport);
+        let (transport, partial) = (Arc::clone(&self.parts.transport), Arc::clone(&self.partial));
         let storage = self.parts.storage.clone();
         self.spawn(async move {
             let unavailable = Ok(Some(Done::Input(Input::StateUnavailable(state))));
-            let downloaded = match fetch_blob(&transport, state.digest, bytes, &donors).await {
+            let begun = partial.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let begun = begun.filter(|download| download.is_of(&state.digest, bytes));
+            let mut download = begun.unwrap_or_else(|| Download::new(state.digest, bytes));
+            let downloaded = match download.run(&transport, &donors).await {
                 Ok(downloaded) => downloaded,
                 Err(error) => {
-                    tracing::debug!(round = state.round, %error, "a state was not fetched");
+                    tracing::info!(round = state.round, %error, "a state was not fetched");
+                    *partial.lock().unwrap_or_else(PoisonError::into_inner) = Some(download);
                     return unavailable;
                 }
             };

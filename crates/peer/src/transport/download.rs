@@ -111,6 +111,11 @@ impl Download {
         Self { digest, size, chunks: Vec::new() }
     }
 
+    /// Whether this is a download of that blob.
+    pub fn is_of(&self, digest: &Digest, size: u64) -> bool {
+        self.digest == *digest && self.size == size
+    }
+
     /// Bytes that have arrived, not yet verified.
     pub fn received(&self) -> u64 {
         self.chunks.iter().flatten().map(|(_, bytes)| bytes.len() as u64).sum()
