@@ -21,8 +21,9 @@ pub type Capacities = BTreeMap<PeerId, u32>;
 
 /// Peers in descending preference for `unit` of the round that starts from `state`.
 pub fn ranking(state: &Digest, unit: u32, peers: &Capacities) -> Vec<PeerId> {
+    let key = word(&state.0) ^ split_mix(u64::from(unit));
     let mut ranked: Vec<(u64, PeerId)> =
-        peers.iter().map(|(peer, &capacity)| (score(state, unit, peer, capacity), *peer)).collect();
+        peers.iter().map(|(peer, &capacity)| (score(key, peer_word(peer), capacity), *peer)).collect();
     ranked.sort_by(|a, b| b.cmp(a));
     ranked.into_iter().map(|(_, peer)| peer).collect()
 }
@@ -33,21 +34,45 @@ pub fn assign(state: &Digest, units: &UnitSet, peers: &Capacities) -> BTreeMap<u
     let weight = |capacity: u32| u64::from(capacity.clamp(1, MAX_CAPACITY));
     let total: u64 = peers.values().map(|&capacity| weight(capacity)).sum();
     let count = u64::from(units.len());
-    let mut room: BTreeMap<PeerId, u64> =
-        peers.iter().map(|(peer, &capacity)| (*peer, (count * weight(capacity)).div_ceil(total.max(1)))).collect();
+    let room = |capacity: u32| (count * weight(capacity)).div_ceil(total.max(1));
+    let mut free: Vec<Candidate> = peers
+        .iter()
+        .map(|(peer, &capacity)| Candidate { peer: *peer, word: peer_word(peer), capacity, room: room(capacity) })
+        .collect();
+    let state = word(&state.0);
     let mut owners = BTreeMap::new();
     for unit in units.iter() {
-        let free = |peer: &PeerId| room.get(peer).is_some_and(|&left| left > 0);
-        if let Some(owner) = ranking(state, unit, peers).into_iter().find(free) {
-            room.entry(owner).and_modify(|left| *left -= 1);
-            owners.insert(unit, owner);
+        let key = state ^ split_mix(u64::from(unit));
+        // The first of the ranking that has room, without sorting the others: a thousand peers deal out a
+        // thousand units in every round.
+        let best = (0..free.len()).max_by_key(|&index| (score(key, free[index].word, free[index].capacity), index));
+        let Some(best) = best else { break };
+        owners.insert(unit, free[best].peer);
+        free[best].room -= 1;
+        if free[best].room == 0 {
+            // Keeps the order of ids, by which equal scores are told apart.
+            free.remove(best);
         }
     }
     owners
 }
 
-fn score(state: &Digest, unit: u32, peer: &PeerId, capacity: u32) -> u64 {
-    let base = word(&state.0) ^ word(&peer.0).rotate_left(32) ^ split_mix(u64::from(unit));
+/// A peer that may get another unit.
+struct Candidate {
+    peer: PeerId,
+    word: u64,
+    capacity: u32,
+    /// Units that it may still get, at least one.
+    room: u64,
+}
+
+fn peer_word(peer: &PeerId) -> u64 {
+    word(&peer.0).rotate_left(32)
+}
+
+/// The place of a peer in the ranking of what `key` stands for; larger is better.
+fn score(key: u64, peer: u64, capacity: u32) -> u64 {
+    let base = key ^ peer;
     (0..capacity.clamp(1, MAX_CAPACITY))
         .map(|copy| split_mix(base ^ split_mix(u64::from(copy) << 32)))
         .max()
@@ -84,6 +109,16 @@ mod tests {
         for round in 0..100_u8 {
             let loads = loads(4, &peers(&[1, 1, 1, 1]), &Digest::of(&[round]));
             assert!(loads.values().all(|&load| load == 1), "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn the_owner_of_a_single_unit_is_the_first_of_its_ranking() {
+        let peers = peers(&[1, 2, 1, 5, 3]);
+        for round in 0..50_u8 {
+            let state = Digest::of(&[round]);
+            let owners = assign(&state, &[7].into_iter().collect(), &peers);
+            assert_eq!(owners.get(&7), ranking(&state, 7, &peers).first());
         }
     }
 

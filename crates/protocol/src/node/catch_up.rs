@@ -27,11 +27,14 @@ impl Node {
         if out_of_reach || state.round.saturating_add(span) <= newest {
             return;
         }
-        let known = self.history.entry(state.round).or_default().insert(peer, state.digest);
+        let digests = self.history.entry(state.round).or_default();
+        let news = digests.insert(peer, state.digest) != Some(state.digest);
+        // Who has the same can only speak for it. In a crowd that saves a look at everyone for everyone.
+        let differs = peer == self.me || digests.get(&self.me) != Some(&state.digest);
         while self.history.len() > HISTORY_ROUNDS {
             self.history.pop_first();
         }
-        if known != Some(state.digest) {
+        if news && differs {
             self.check_divergence(now, state.round);
         }
     }
