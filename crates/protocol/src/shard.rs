@@ -5,6 +5,10 @@
 
 use std::ops::Range;
 
+/// Fewest elements that are worth a shard of their own, 32 KiB: the announcement, signed and checked, then
+/// costs a tenth of what sending and adding the elements costs.
+const MIN_SHARD_ELEMENTS: u64 = 4096;
+
 /// Most shards. Enough to spread the work of a round over dozens of peers; few enough that the
 /// announcements of all shards stay small beside the shards themselves.
 pub const MAX_SHARDS: u32 = 64;
@@ -19,18 +23,21 @@ pub struct PayloadShape {
     pub elements: u64,
     /// Bytes in front of the elements, the same for whole payloads and shards.
     pub header_bytes: u64,
+    /// Number of shards, at least one and at most one for each element.
+    pub shards: u32,
 }
 
 impl PayloadShape {
-    /// Number of shards: [`MAX_SHARDS`], or one for each element if there are fewer.
-    pub fn shards(&self) -> u32 {
-        u32::try_from(self.elements).unwrap_or(MAX_SHARDS).clamp(1, MAX_SHARDS)
+    /// The form for a model of this size: up to [`MAX_SHARDS`] shards, fewer if they would be too small.
+    pub fn new(elements: u64, header_bytes: u64) -> Self {
+        let shards = u32::try_from(elements / MIN_SHARD_ELEMENTS).unwrap_or(MAX_SHARDS).clamp(1, MAX_SHARDS);
+        Self { elements, header_bytes, shards }
     }
 
     /// The elements of a shard. Lengths differ by one element at most.
     pub fn range(&self, shard: u32) -> Range<u64> {
         let bound = |index: u32| {
-            let product = u128::from(self.elements) * u128::from(index) / u128::from(self.shards());
+            let product = u128::from(self.elements) * u128::from(index) / u128::from(self.shards.max(1));
             // Not above the number of elements for any shard that exists.
             u64::try_from(product).unwrap_or(u64::MAX)
         };
@@ -56,9 +63,9 @@ mod tests {
 
     #[test]
     fn shards_follow_each_other_without_gaps_and_are_equal_but_for_one_element() {
-        for elements in [1, 5, 63, 64, 65, 61_706, 11_173_962] {
-            let shape = PayloadShape { elements, header_bytes: 16 };
-            let ranges: Vec<_> = (0..shape.shards()).map(|shard| shape.range(shard)).collect();
+        for (elements, shards) in [(1, 1), (5, 3), (64, 64), (65, 64), (61_706, 15), (11_173_962, 64)] {
+            let shape = PayloadShape { elements, header_bytes: 16, shards };
+            let ranges: Vec<_> = (0..shape.shards).map(|shard| shape.range(shard)).collect();
             assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (0, elements));
             assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{elements}");
             let lengths = ranges.iter().map(|range| range.end - range.start);
@@ -67,8 +74,14 @@ mod tests {
     }
 
     #[test]
+    fn small_models_have_few_shards() {
+        let shards = |elements| PayloadShape::new(elements, 16).shards;
+        assert_eq!([0, 10, 8192, 61_706, 11_173_962].map(shards), [1, 1, 2, 15, 64]);
+    }
+
+    #[test]
     fn a_shard_has_a_header_of_its_own() {
-        let shape = PayloadShape { elements: 640, header_bytes: 16 };
+        let shape = PayloadShape { elements: 640, header_bytes: 16, shards: 64 };
         assert_eq!(shape.bytes(None), 16 + 640 * 8);
         assert_eq!(shape.bytes(Some(63)), 16 + 10 * 8);
     }

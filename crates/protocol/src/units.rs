@@ -45,7 +45,7 @@ impl RoundPlan {
 
     /// Shards that the round's sum can be formed in. Evaluations have no vector: one shard is enough.
     pub fn shards(&self, shape: &PayloadShape) -> u32 {
-        if self.gradient_units > 0 { shape.shards() } else { 1 }
+        if self.gradient_units > 0 { shape.shards } else { 1 }
     }
 
     /// Every unit of the round.

@@ -68,7 +68,7 @@ impl Bench {
             spec: spec(),
             key: key(0),
             capacity: 1,
-            payload: PayloadShape { elements: 98, header_bytes: 16 },
+            payload: PayloadShape::new(98, 16),
             max_state_bytes: 10_000,
             expected_peers: usize::from(others),
             gather_at_most: Duration::from_secs(5),

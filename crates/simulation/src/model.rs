@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use peerless_aggregation::{FixedPoint, LearningRate, Optimizer, Schedule};
 use peerless_protocol::{
-    DatasetSpec, Digest, EvaluationSpec, Layout, LayoutEntry, PayloadRef, PayloadShape, Role, RoundPlan, RunSpec,
-    SPEC_VERSION, StateMeta, StateRef, Tally, UnitKind, UnitSet, expected_samples,
+    DatasetSpec, Digest, EvaluationSpec, Layout, LayoutEntry, MAX_SHARDS, PayloadRef, PayloadShape, Role, RoundPlan,
+    RunSpec, SPEC_VERSION, StateMeta, StateRef, Tally, UnitKind, UnitSet, expected_samples,
 };
 use peerless_store::{Payload, PayloadFormat, RoundTotals, State, apply};
 
@@ -105,7 +105,7 @@ impl Reference {
         let entry = LayoutEntry { name: "w".into(), shape, offset: 0, role: Role::Parameter };
         let vector = (0..elements).map(|index| (index % 16) as f32 * 0.25 - 0.5).collect();
         let layout = Layout { entries: vec![entry] };
-        let format = PayloadFormat::new(&spec, &layout).map_err(|error| error.to_string())?;
+        let format = PayloadFormat::new(&spec, &layout).map_err(|error| error.to_string())?.with_shards(MAX_SHARDS);
         let mut state = State::initial(&spec, layout, vector).map_err(|error| error.to_string())?;
         let mut rounds = Vec::new();
         while state.header.finished.is_none() {
@@ -181,7 +181,7 @@ impl Reference {
     pub(crate) fn shards(&self, from: StateRef, units: &UnitSet) -> Vec<Payload> {
         let Some(whole) = self.payload(from, units) else { return Vec::new() };
         let cut = |shard| self.format.shard(shard).encode(&whole.sums()[self.format.range(shard)]).ok();
-        (0..self.format.shape().shards()).filter_map(cut).collect()
+        (0..self.format.shape().shards).filter_map(cut).collect()
     }
 
     /// The payload of one shard's sums.

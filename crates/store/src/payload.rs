@@ -26,6 +26,7 @@ const CODEC_I64_GRID: u8 = 1;
 
 /// The header takes as much room as this many sums, so that the sums behind it are aligned.
 const HEADER_WORDS: usize = 2;
+const HEADER_BYTES: u64 = 8 * HEADER_WORDS as u64;
 
 /// Bytes that are not the exact sum that was announced.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -61,6 +62,7 @@ pub enum PayloadError {
 pub struct PayloadFormat {
     grid: FixedPoint,
     elements: usize,
+    shards: u32,
 }
 
 impl PayloadFormat {
@@ -71,7 +73,8 @@ impl PayloadFormat {
     pub fn new(spec: &RunSpec, layout: &Layout) -> Result<Self, ConfigError> {
         let elements = usize::try_from(layout.elements()).unwrap_or(usize::MAX / 16);
         let grid = FixedPoint::new(spec.fraction_bits)?;
-        Ok(Self { grid, elements })
+        let shards = PayloadShape::new(elements as u64, HEADER_BYTES).shards;
+        Ok(Self { grid, elements, shards })
     }
 
     /// The grid that sums are on.
@@ -91,12 +94,20 @@ impl PayloadFormat {
 
     /// The form of the run's payloads as the protocol speaks of it.
     pub fn shape(&self) -> PayloadShape {
-        PayloadShape { elements: self.elements as u64, header_bytes: HEADER_WORDS as u64 * 8 }
+        PayloadShape { elements: self.elements as u64, header_bytes: HEADER_BYTES, shards: self.shards }
+    }
+
+    /// The same with another number of shards, at least one and at most one for each element. All peers of a
+    /// run must agree on it; it is for simulations with models that are too small for shards.
+    #[must_use]
+    pub fn with_shards(self, shards: u32) -> Self {
+        let most = u32::try_from(self.elements).unwrap_or(u32::MAX).max(1);
+        Self { shards: shards.clamp(1, most), ..self }
     }
 
     /// The format of one shard's payloads.
     pub fn shard(&self, shard: u32) -> Self {
-        Self { grid: self.grid, elements: self.range(shard).len() }
+        Self { grid: self.grid, elements: self.range(shard).len(), shards: 1 }
     }
 
     /// The elements of the flat vector that a shard consists of.
@@ -111,7 +122,7 @@ impl PayloadFormat {
     /// the run is as long.
     pub fn of_length(&self, bytes: usize) -> Option<Self> {
         // Shards differ by one element at most, and the last one is among the longest.
-        let shards = [0, self.shape().shards().saturating_sub(1)].map(|shard| self.shard(shard));
+        let shards = [0, self.shards.saturating_sub(1)].map(|shard| self.shard(shard));
         [*self].into_iter().chain(shards).find(|format| format.bytes() == bytes)
     }
 

@@ -21,7 +21,7 @@ impl RoundSums {
         }
         let whole = self.own_sum(&units)?;
         let cut = |shard| Ok(self.format.shard(shard).encode(&whole.sums()[self.format.range(shard)])?);
-        let shards: Vec<Payload> = (0..self.format.shape().shards()).map(cut).collect::<Result<_, SumsError>>()?;
+        let shards: Vec<Payload> = (0..self.format.shape().shards).map(cut).collect::<Result<_, SumsError>>()?;
         Ok(shards.into_iter().map(|shard| self.keep_shard(shard)).collect())
     }
 
@@ -60,7 +60,7 @@ impl RoundSums {
     }
 
     pub(super) fn total_of_shards(&mut self, digests: &[Digest]) -> Result<&[i64], SumsError> {
-        let shards = self.format.shape().shards();
+        let shards = self.format.shape().shards;
         if digests.len() != shards as usize {
             return Err(SumsError::NotACover { contributions: digests.len(), reason: "shards are missing" });
         }

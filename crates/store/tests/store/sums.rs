@@ -13,7 +13,7 @@ const UNITS: u32 = 8;
 const PLAN: RoundPlan = RoundPlan { gradient_units: UNITS, evaluation_units: 2 };
 
 fn format() -> PayloadFormat {
-    PayloadFormat::new(&spec(), &layout(50)).unwrap()
+    PayloadFormat::new(&spec(), &layout(50)).unwrap().with_shards(7)
 }
 
 fn sums() -> RoundSums {
@@ -109,7 +109,7 @@ proptest! {
         let directory = TempDir::new().unwrap();
         let of = |peer: u32| set((0..UNITS).filter(|unit| owners[*unit as usize] == peer));
         let mut receiver = sums();
-        let mut covers: Vec<Vec<Part>> = vec![Vec::new(); format().shape().shards() as usize];
+        let mut covers: Vec<Vec<Part>> = vec![Vec::new(); format().shape().shards as usize];
         for peer in (0..4).filter(|peer| !of(*peer).is_empty()) {
             let mut sender = sums();
             of(peer).iter().for_each(|unit| add(&mut sender, directory.path(), unit));
