@@ -6,6 +6,8 @@
 //! Each attempt that reached its end, whatever the end, is one [`InvocationRecord`] for a [`Meter`].
 
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod metering;
 mod platform;
 mod process;

@@ -180,7 +180,7 @@ impl Drop for Function {
 }
 
 /// Checks that a line answers the task that was sent.
-pub(super) fn parse_report(line: &[u8], invocation: u64, work: &Expected) -> Result<Report, ProtocolViolation> {
+pub(crate) fn parse_report(line: &[u8], invocation: u64, work: &Expected) -> Result<Report, ProtocolViolation> {
     let report: Report = serde_json::from_slice(line).map_err(|error| ProtocolViolation::NotAReport {
         excerpt: String::from_utf8_lossy(line).chars().take(EXCERPT_CHARS).collect(),
         reason: error.to_string(),
@@ -196,7 +196,7 @@ pub(super) fn parse_report(line: &[u8], invocation: u64, work: &Expected) -> Res
 
 /// What kind of output a task asks for.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Expected {
+pub(crate) struct Expected {
     label: WorkLabel,
     gradient: bool,
 }

@@ -29,6 +29,8 @@ pub use error::{
 pub use events::{EVENT_BYTES, EVENT_QUEUE, Event, Events, PAYLOAD_QUEUE};
 pub(crate) use events::{EventSender, events};
 pub use relay::{MAX_RELAY_URL_BYTES, RelayUrl, RelayUrlError};
+#[cfg(fuzzing)]
+pub use sessions::fuzzing;
 pub use sessions::{
     Admission, CONNECT_TIMEOUT, Config, FAREWELL_TIMEOUT, FETCH_QUEUE, FETCH_TIMEOUT, HANDSHAKE_TIMEOUT,
     MAX_HANDSHAKES, MESSAGE_QUEUE, MESSAGE_QUEUE_BYTES, PUSH_QUEUE, SessionTransport,

@@ -319,3 +319,21 @@ impl Receiver<'_> {
         self.shared.events.deliver(event).await;
     }
 }
+
+/// Feeds both ends of a bulk connection with what the other side sends; see [`super::fuzzing`].
+#[cfg(fuzzing)]
+pub(super) async fn fuzz(shared: &Shared, bytes: &[u8]) {
+    let waiting = Waiting::default();
+    for id in 0..4 {
+        let (answer, _) = tokio::sync::oneshot::channel();
+        let fetch = Fetch { digest: Digest([0; 32]), range: 0..id * 8, total: 64, answer };
+        assert!(waiting.add(id, fetch).is_some(), "four fetches may wait");
+    }
+    let receiver = Receiver { shared, peer: shared.peer, waiting: &waiting, incoming: None };
+    let _ = receiver.run(&mut &bytes[..], |_| {}).await;
+    let (mut requests, (replies, mut written)) = (bytes, mpsc::channel(REPLY_QUEUE));
+    tokio::select! {
+        _ = serve(shared, &mut requests, replies) => {}
+        () = async { while written.recv().await.is_some() {} } => {}
+    }
+}

@@ -166,7 +166,7 @@ impl Secured {
     }
 }
 
-async fn read_greeting<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Hello, Rejection> {
+pub(super) async fn read_greeting<R: AsyncRead + Unpin>(stream: &mut R) -> Result<Hello, Rejection> {
     let (frame, length) = frame::read_header(stream).await.map_err(unreadable)?;
     let body = frame::read_body(stream, length).await.map_err(broken)?;
     match frame {

@@ -8,6 +8,8 @@ mod accept;
 mod bulk;
 mod dial;
 mod frame;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod handshake;
 mod hello;
 #[cfg(test)]

@@ -70,7 +70,7 @@ fn bad_key() -> Error {
     Error::InvalidCertificate(CertificateError::BadEncoding)
 }
 
-fn peer_id_of(spki: &[u8]) -> Result<PeerId, Error> {
+pub(super) fn peer_id_of(spki: &[u8]) -> Result<PeerId, Error> {
     let key: [u8; 32] = spki.strip_prefix(&SPKI_PREFIX).and_then(|key| key.try_into().ok()).ok_or_else(bad_key)?;
     match VerifyingKey::from_bytes(&key) {
         // Anybody can sign for a key of small order: it names nobody.
