@@ -54,7 +54,9 @@ macro_rules! id_type {
 
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{}({})", stringify!($name), self.short())
+                f.write_str(concat!(stringify!($name), "("))?;
+                write_hex(f, &self.0[..4])?;
+                f.write_str(")")
             }
         }
 

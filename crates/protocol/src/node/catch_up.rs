@@ -13,7 +13,7 @@ use crate::time::Time;
 
 /// How long a peer whose newest state could not be had does not count as being ahead: time for others
 /// to be asked, and for backups.
-const DOUBT: Duration = Duration::from_secs(1);
+pub(super) const DOUBT: Duration = Duration::from_secs(1);
 
 /// Rounds for which the digests of all peers are remembered and compared.
 const HISTORY_ROUNDS: usize = 8;

@@ -5,6 +5,8 @@
 //! formed from a cover (every unit exactly once) of contributions computed from the very same
 //! state. Views, deadlines and suspicions only decide who computes what and when.
 
+#[cfg(feature = "model-checking")]
+mod abstraction;
 mod catch_up;
 mod exchange;
 mod footprint;
@@ -70,6 +72,7 @@ struct Fetching {
 }
 
 /// The state machine of one peer.
+#[cfg_attr(feature = "model-checking", derive(Clone))]
 pub struct Node {
     config: Config,
     run: RunId,

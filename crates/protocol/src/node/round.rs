@@ -123,6 +123,26 @@ impl Round {
         }
     }
 
+    /// Begins every wait of the round anew; what can be asked for is asked for at `fetch_at`.
+    #[cfg(feature = "model-checking")]
+    pub fn forget_time(&mut self, fetch_at: Time) {
+        self.debts.values_mut().for_each(|debt| debt.since = Time(0));
+        for own in self.own.values_mut() {
+            match own {
+                Own::Computing { since } => *since = Time(0),
+                Own::Computed { elapsed, .. } => *elapsed = Duration::ZERO,
+                Own::Failed => {}
+            }
+        }
+        let shards = self.sharding.shards.iter_mut().flat_map(|shard| shard.entries_mut());
+        for entry in self.entries.iter_mut().chain(shards) {
+            entry.announced = Time(0);
+            entry.fetch_at = entry.fetch_at.map(|_| fetch_at);
+        }
+        self.began = Time(0);
+        self.sharding.forget_time();
+    }
+
     /// Units that `peer` owes at present.
     pub fn owed_by(&self, peer: &PeerId) -> UnitSet {
         self.debts.iter().filter(|(_, debt)| debt.peer == *peer).map(|(unit, _)| *unit).collect()

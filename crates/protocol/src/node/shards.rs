@@ -98,6 +98,12 @@ pub(super) struct Sharding {
 }
 
 impl Sharding {
+    /// Begins every wait anew.
+    #[cfg(feature = "model-checking")]
+    pub fn forget_time(&mut self) {
+        self.chased = Time(0);
+    }
+
     /// `shards` shards among the peers of `view`, by size of the view shard by shard or not.
     pub fn new(from: StateRef, now: Time, shards: u32, view: &Capacities, active: bool) -> Self {
         let mut bytes = OWNERS_CONTEXT.to_vec();
