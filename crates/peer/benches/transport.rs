@@ -1,4 +1,5 @@
-//! What the transport moves over loopback: `cargo bench -p peerless-peer --bench transport`.
+//! What the transport moves over loopback: `cargo bench -p peerless-peer --bench transport`, and with
+//! `--features iroh` the same for iroh.
 //!
 //! Both peers run in this process, so the CPU time is that of both ends. Not a criterion benchmark:
 //! it measures a stream of blobs in flight, not a function that is called again and again.
@@ -29,6 +30,14 @@ impl BlobSource for OneBlob {
     }
 }
 
+/// What the streams are.
+#[derive(Debug, Clone, Copy)]
+enum Wire {
+    Tls,
+    #[cfg(feature = "iroh")]
+    Iroh,
+}
+
 struct Node {
     peer: PeerId,
     transport: Arc<SessionTransport>,
@@ -36,7 +45,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start(seed: u8, blob: &Bytes) -> Result<Self, Box<dyn Error>> {
+    async fn start(wire: Wire, seed: u8, blob: &Bytes) -> Result<Self, Box<dyn Error>> {
         let identity = Identity::from_seed([seed; 32]);
         let peer = identity.peer_id();
         let secret = Some(JoinSecret::from_bytes([7; 32]));
@@ -50,7 +59,12 @@ impl Node {
             max_peers: 8,
             seed: 1,
         };
-        let (transport, events) = tls::bind(config, Arc::new(OneBlob(blob.clone()))).await?;
+        let source = Arc::new(OneBlob(blob.clone()));
+        let (transport, events) = match wire {
+            Wire::Tls => tls::bind(config, source).await?,
+            #[cfg(feature = "iroh")]
+            Wire::Iroh => peerless_peer::transport::iroh::bind(config, &[], source).await?,
+        };
         Ok(Self { peer, transport: Arc::new(transport), events })
     }
 }
@@ -129,8 +143,8 @@ async fn echo(mut node: Node, to: PeerId, blob: Option<(Digest, Bytes)>) {
     }
 }
 
-async fn pair(blob: &Bytes) -> Result<(Node, Node), Box<dyn Error>> {
-    let (mut a, mut b) = (Node::start(1, blob).await?, Node::start(2, blob).await?);
+async fn pair(wire: Wire, blob: &Bytes) -> Result<(Node, Node), Box<dyn Error>> {
+    let (mut a, mut b) = (Node::start(wire, 1, blob).await?, Node::start(wire, 2, blob).await?);
     a.transport.dial(b.peer, vec![b.transport.local_addr()]);
     for node in [&mut a, &mut b] {
         while !matches!(node.events.recv().await, Some(Event::Connected { .. }) | None) {}
@@ -144,17 +158,24 @@ async fn main() -> Result<(), Box<dyn Error>> {
     blake3::Hasher::new().finalize_xof().fill(&mut bytes);
     let blob = Bytes::from(bytes);
     let digest = Digest::of(&blob);
+    bench(Wire::Tls, &blob, digest).await?;
+    #[cfg(feature = "iroh")]
+    bench(Wire::Iroh, &blob, digest).await?;
+    Ok(())
+}
 
-    let (mut a, mut b) = pair(&blob).await?;
+async fn bench(wire: Wire, blob: &Bytes, digest: Digest) -> Result<(), Box<dyn Error>> {
+    println!("{wire:?}");
+    let (mut a, mut b) = pair(wire, blob).await?;
     for _ in 0..ROUNDS {
         measure("push one way", BLOBS * BLOB_BYTES, async {
-            tokio::join!(push_all(&a.transport, b.peer, digest, &blob, BLOBS), receive_all(&mut b.events, BLOBS),);
+            tokio::join!(push_all(&a.transport, b.peer, digest, blob, BLOBS), receive_all(&mut b.events, BLOBS),);
         })
         .await;
         measure("push both ways, sum", BLOBS * BLOB_BYTES, async {
             tokio::join!(
-                push_all(&a.transport, b.peer, digest, &blob, BLOBS / 2),
-                push_all(&b.transport, a.peer, digest, &blob, BLOBS / 2),
+                push_all(&a.transport, b.peer, digest, blob, BLOBS / 2),
+                push_all(&b.transport, a.peer, digest, blob, BLOBS / 2),
                 receive_all(&mut a.events, BLOBS / 2),
                 receive_all(&mut b.events, BLOBS / 2),
             );
@@ -170,14 +191,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .await;
     }
 
-    let (mut a, b) = pair(&blob).await?;
+    let (mut a, b) = pair(wire, blob).await?;
     let to = b.peer;
     let answering = tokio::spawn(echo(b, a.peer, None));
     ping("round trip, idle", &mut a, to, |_| {}).await;
     drop(a);
     answering.await?;
 
-    let (mut a, b) = pair(&blob).await?;
+    let (mut a, b) = pair(wire, blob).await?;
     let to = b.peer;
     let answering = tokio::spawn(echo(b, a.peer, Some((digest, blob.clone()))));
     ping("round trip, 64 MB blobs both ways", &mut a, to, |transport| {

@@ -11,8 +11,9 @@ use peerless_protocol::{Digest, MAX_SPEC_BYTES, Message, RunSpec};
 use crate::identity::Identity;
 use crate::options::{JoinFailure, PeerError};
 use crate::ticket::Ticket;
-use crate::transport::{Admission, Config, SessionTransport, tls};
-use crate::transport::{BlobError, BlobSource, Event, Events, Refusal, Rejection, Transport};
+use crate::transport::{
+    self, Admission, BlobError, BlobSource, Config, Event, Events, PeerTransport, Refusal, Rejection, Transport,
+};
 
 /// Asks the peers of a ticket for the run's spec and checks it against the ticket's run id.
 ///
@@ -21,18 +22,21 @@ use crate::transport::{BlobError, BlobSource, Event, Events, Refusal, Rejection,
 pub async fn fetch_spec(ticket: &Ticket, timeout: Duration) -> Result<RunSpec, PeerError> {
     let failed = |reason| PeerError::Join { run: ticket.run(), reason };
     let local = |reason: String| failed(JoinFailure::Local(reason));
+    // A socket of the loopback interface gets no further, and TCP dials from elsewhere anyway.
+    let from = if ticket.relays().is_empty() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
     let config = Config {
         // A key for this question only: the peer's own key may be in use already.
         identity: Identity::generate()?,
         run: ticket.run(),
         admission: Admission { secret: Some(ticket.secret().clone()), ..Admission::default() },
-        listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        listen: SocketAddr::from((from, 0)),
         advertise: Vec::new(),
         max_blob_bytes: MAX_SPEC_BYTES as u64,
         max_peers: ticket.peers().len().max(1),
         seed: 0,
     };
-    let (transport, events) = tls::bind(config, Arc::new(Nothing)).await.map_err(|error| local(error.to_string()))?;
+    let (transport, events) =
+        transport::bind(config, ticket.relays(), Arc::new(Nothing)).await.map_err(|error| local(error.to_string()))?;
     ticket.peers().iter().for_each(|(peer, addresses)| transport.dial(*peer, addresses.clone()));
     let mut refused = None;
     let answer = tokio::time::timeout(timeout, ask(&transport, events, ticket, &mut refused)).await;
@@ -47,7 +51,7 @@ pub async fn fetch_spec(ticket: &Ticket, timeout: Duration) -> Result<RunSpec, P
 /// Waits for the first peer that lets this one in and answers. A refusal that cannot pass ends the
 /// wait once every peer has refused.
 async fn ask(
-    transport: &SessionTransport,
+    transport: &PeerTransport,
     mut events: Events,
     ticket: &Ticket,
     refused: &mut Option<Refusal>,

@@ -11,6 +11,8 @@ use peerless_protocol::{Digest, FinishReason, PeerId, RunId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::transport::RelayUrl;
+
 /// Version of the file's content.
 pub const STATUS_VERSION: u16 = 1;
 
@@ -97,6 +99,9 @@ pub struct PeerStatus {
     pub fingerprint: Option<Digest>,
     /// Where it listens.
     pub addresses: Vec<SocketAddr>,
+    /// Relays by which it can be reached.
+    #[serde(default)]
+    pub relays: Vec<RelayUrl>,
     /// Other peers it is connected to.
     pub neighbours: usize,
     /// Mean loss over the training samples of the newest round.

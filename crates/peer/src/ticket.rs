@@ -3,6 +3,8 @@
 //! `peerless1` and, in lower-case base32 without padding (RFC 4648, no characters that a terminal
 //! or a mail program would break at), the postcard encoding of the ticket followed by the first four
 //! bytes of its BLAKE3 digest. The checksum tells a mangled paste from a ticket to something else.
+//! `peerless2` is the same with relays at the end, and is only written where there are any, so that
+//! programs that know no relays go on reading the tickets that they can use.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,15 +15,21 @@ use peerless_protocol::{PeerId, RunId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::transport::RelayUrl;
+
 /// Most peers a ticket may name.
 pub const MAX_TICKET_PEERS: usize = 16;
 /// Most addresses a ticket may give for each peer.
 pub const MAX_TICKET_ADDRESSES: usize = 8;
+/// Most relays a ticket may name.
+pub const MAX_TICKET_RELAYS: usize = 4;
 /// Longest ticket text that is looked at, in bytes: four times what the limits above can give.
 pub const MAX_TICKET_TEXT: usize = 32 * 1024;
 
 const NAME: &str = "peerless";
 const VERSION: &str = "1";
+/// Of tickets that name relays.
+const RELAYS_VERSION: &str = "2";
 const CHECKSUM_BYTES: usize = 4;
 
 /// The secret that admits its holders to a run. Never printed; in clear only inside a ticket.
@@ -63,7 +71,9 @@ pub enum TicketError {
     #[error("not a ticket: a ticket begins with {NAME}{VERSION}")]
     NotATicket,
     /// It was made by another version of this program.
-    #[error("the ticket has format {found}, this program reads {NAME}{VERSION}: use the same version on both machines")]
+    #[error(
+        "the ticket has format {found}, this program reads up to {NAME}{RELAYS_VERSION}: use the same version on both machines"
+    )]
     Version {
         /// The prefix that was found.
         found: String,
@@ -100,6 +110,7 @@ pub struct Ticket {
     run: RunId,
     secret: JoinSecret,
     peers: Vec<(PeerId, Vec<SocketAddr>)>,
+    relays: Vec<RelayUrl>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,6 +119,9 @@ struct Body {
     secret: [u8; 32],
     peers: Vec<(PeerId, Vec<SocketAddr>)>,
 }
+
+/// What follows the [`Body`] in a ticket that names relays.
+type Relays = Vec<RelayUrl>;
 
 impl Ticket {
     /// A ticket to `run` for the holders of `secret`, by way of `peers` and their listening addresses.
@@ -119,7 +133,16 @@ impl Ticket {
         for (_, addresses) in &peers {
             check("addresses for a peer", addresses.len(), MAX_TICKET_ADDRESSES)?;
         }
-        Ok(Self { run, secret, peers })
+        Ok(Self { run, secret, peers, relays: Vec::new() })
+    }
+
+    /// The same ticket with the relays by which the run's peers reach each other.
+    ///
+    /// # Errors
+    /// [`TicketError::TooMany`] beyond [`MAX_TICKET_RELAYS`].
+    pub fn with_relays(self, relays: Vec<RelayUrl>) -> Result<Self, TicketError> {
+        check("relays", relays.len(), MAX_TICKET_RELAYS)?;
+        Ok(Self { relays, ..self })
     }
 
     /// The run it admits to.
@@ -137,6 +160,11 @@ impl Ticket {
         &self.peers
     }
 
+    /// The relays by which the run's peers reach each other.
+    pub fn relays(&self) -> &[RelayUrl] {
+        &self.relays
+    }
+
     /// The pasteable text. A method and not `Display`, so that a secret is never logged by accident.
     ///
     /// # Errors
@@ -144,9 +172,14 @@ impl Ticket {
     pub fn encode(&self) -> Result<String, TicketError> {
         let body = Body { run: self.run, secret: self.secret.0, peers: self.peers.clone() };
         let mut bytes = postcard::to_stdvec(&body).map_err(|_| TicketError::Contents)?;
+        let mut version = VERSION;
+        if !self.relays.is_empty() {
+            bytes = postcard::to_extend(&self.relays, bytes).map_err(|_| TicketError::Contents)?;
+            version = RELAYS_VERSION;
+        }
         let checksum = blake3::hash(&bytes);
         bytes.extend_from_slice(&checksum.as_bytes()[..CHECKSUM_BYTES]);
-        Ok(format!("{NAME}{VERSION}{}", base32()?.encode(&bytes)))
+        Ok(format!("{NAME}{version}{}", base32()?.encode(&bytes)))
     }
 }
 
@@ -160,12 +193,12 @@ fn base32() -> Result<Encoding, TicketError> {
     specification.encoding().map_err(|_| TicketError::Contents)
 }
 
-/// The part of the text after the prefix. The version digits end where they do not fit any more:
-/// `1` is followed by base32, in which there is no digit 1, 0, 8 or 9.
-fn strip_prefix(text: &str) -> Result<&str, TicketError> {
+/// The part of the text after the prefix, and whether it names relays. The version is one digit.
+fn strip_prefix(text: &str) -> Result<(&str, bool), TicketError> {
     let rest = text.strip_prefix(NAME).ok_or(TicketError::NotATicket)?;
-    match rest.strip_prefix(VERSION) {
-        Some(body) => Ok(body),
+    let with_relays = rest.starts_with(RELAYS_VERSION);
+    match rest.strip_prefix(VERSION).or_else(|| rest.strip_prefix(RELAYS_VERSION)) {
+        Some(body) => Ok((body, with_relays)),
         None if rest.starts_with(|c: char| c.is_ascii_digit()) => {
             Err(TicketError::Version { found: format!("{NAME}{}", &rest[..1]) })
         }
@@ -190,16 +223,21 @@ impl FromStr for Ticket {
     fn from_str(text: &str) -> Result<Self, TicketError> {
         check("bytes", text.len(), MAX_TICKET_TEXT)?;
         let text: String = text.chars().filter(|c| !c.is_whitespace()).map(|c| c.to_ascii_lowercase()).collect();
-        let bytes = decode_body(strip_prefix(&text)?)?;
+        let (body, with_relays) = strip_prefix(&text)?;
+        let bytes = decode_body(body)?;
         let (body, checksum) = bytes.split_last_chunk::<CHECKSUM_BYTES>().ok_or(TicketError::Checksum)?;
         if blake3::hash(body).as_bytes()[..CHECKSUM_BYTES] != checksum[..] {
             return Err(TicketError::Checksum);
         }
-        let (body, rest) = postcard::take_from_bytes::<Body>(body).map_err(|_| TicketError::Contents)?;
+        let (body, mut rest) = postcard::take_from_bytes::<Body>(body).map_err(|_| TicketError::Contents)?;
+        let mut relays = Relays::new();
+        if with_relays {
+            (relays, rest) = postcard::take_from_bytes(rest).map_err(|_| TicketError::Contents)?;
+        }
         if !rest.is_empty() {
             return Err(TicketError::Contents);
         }
-        Self::new(body.run, JoinSecret(body.secret), body.peers)
+        Self::new(body.run, JoinSecret(body.secret), body.peers)?.with_relays(relays)
     }
 }
 
@@ -227,8 +265,27 @@ mod tests {
     fn text_that_is_no_ticket_is_told_from_a_ticket_of_another_version() {
         assert_eq!("http://example.org".parse::<Ticket>(), Err(TicketError::NotATicket));
         assert_eq!("peerlessabc".parse::<Ticket>(), Err(TicketError::NotATicket));
-        let other = ticket().encode().unwrap().replacen('1', "2", 1);
-        assert_eq!(other.parse::<Ticket>(), Err(TicketError::Version { found: "peerless2".into() }));
+        let other = ticket().encode().unwrap().replacen('1', "3", 1);
+        assert_eq!(other.parse::<Ticket>(), Err(TicketError::Version { found: "peerless3".into() }));
+    }
+
+    #[test]
+    fn relays_are_named_only_by_tickets_of_the_second_version() {
+        let relays = vec!["http://10.0.0.1:3340".parse().unwrap(), "https://relay.example.org".parse().unwrap()];
+        let with_relays = ticket().with_relays(relays).unwrap();
+        let text = with_relays.encode().unwrap();
+        assert!(text.starts_with("peerless2") && ticket().encode().unwrap().starts_with("peerless1"));
+        assert_eq!(text.parse(), Ok(with_relays));
+        // As the other version, either has too little or too much in it.
+        assert_eq!(text.replacen('2', "1", 1).parse::<Ticket>(), Err(TicketError::Contents));
+        assert_eq!(ticket().encode().unwrap().replacen('1', "2", 1).parse::<Ticket>(), Err(TicketError::Contents));
+    }
+
+    #[test]
+    fn too_many_relays_are_refused() {
+        let relay: RelayUrl = "http://10.0.0.1:3340".parse().unwrap();
+        let error = ticket().with_relays(vec![relay; MAX_TICKET_RELAYS + 1]).unwrap_err();
+        assert!(matches!(error, TicketError::TooMany { what: "relays", .. }), "{error}");
     }
 
     #[test]
@@ -280,7 +337,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_text_never_panics(text in "(peerless1)?\\PC{0,200}") {
+        fn arbitrary_text_never_panics(text in "(peerless[12])?\\PC{0,200}") {
             let _ = text.parse::<Ticket>();
         }
     }

@@ -10,8 +10,8 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
 use peerless_peer::status::{PeerStatus, Phase, unix_us};
-use peerless_peer::ticket::{MAX_TICKET_PEERS, MAX_TICKET_TEXT, Ticket, TicketError};
-use peerless_peer::transport::BindError;
+use peerless_peer::ticket::{MAX_TICKET_PEERS, MAX_TICKET_RELAYS, MAX_TICKET_TEXT, Ticket, TicketError};
+use peerless_peer::transport::{BindError, RelayUrl};
 use peerless_peer::{PeerError, PeerOptions, fetch_spec, run_peer};
 use peerless_protocol::PeerId;
 use peerless_store::{LockError, StoreError};
@@ -35,6 +35,9 @@ Examples, two machines:
   a$ peerless peer start --run-dir runs/mine --rounds 500 \\
        --listen 0.0.0.0:4000 --advertise 10.0.0.1:4000 --print-ticket
   b$ peerless peer join TICKET --listen 0.0.0.0:4000 --advertise 10.0.0.2:4000
+
+One of them behind NAT: it needs no address of its own as long as it reaches the others.
+  b$ peerless peer join TICKET
 
 Two terminals of one machine:
   peerless peer start --run-dir runs/mine --rounds 500
@@ -126,12 +129,17 @@ struct TicketArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Peer")]
 struct NodeArgs {
-    /// Address to listen on; port 0 takes any free one
-    #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))]
-    listen: SocketAddr,
+    /// Address to listen on; port 0 takes any free one [default: 127.0.0.1:0, with a relay 0.0.0.0:0]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
     /// Address at which others reach this peer; can be repeated [default: the one it listens on]
     #[arg(long, value_name = "ADDR:PORT")]
     advertise: Vec<SocketAddr>,
+    /// Relay that peers meet at who cannot reach each other directly, such as http://10.0.0.1:3340; can be
+    /// repeated. None is used unless it is named here or in the ticket
+    #[cfg(feature = "iroh")]
+    #[arg(long, value_name = "URL")]
+    relay: Vec<RelayUrl>,
     /// Other peers to wait a few seconds for before the first round
     #[arg(long, value_name = "N", default_value_t = 0)]
     expect: usize,
@@ -159,13 +167,13 @@ pub(crate) fn run(args: PeerArgs) -> anyhow::Result<()> {
 
 fn start(args: StartArgs) -> anyhow::Result<()> {
     logging::start("info");
-    check_addresses(&args.node)?;
+    args.node.check_addresses(&[])?;
     let run = match RunDirectory::open(&args.run_dir) {
         Err(RunDirectoryError::NotARun { .. }) => create_run(&args.spec, Some(&args.run_dir))?,
         opened => same_run(opened?, &args.spec)?,
     };
     let runtime = runtime()?;
-    runtime.block_on(take_part(run, args.name, args.node, Vec::new()))
+    runtime.block_on(take_part(run, args.name, args.node, Vec::new(), &[]))
 }
 
 /// A run that exists must be the one that the flags describe, if there are any.
@@ -185,8 +193,8 @@ fn same_run(run: RunDirectory, flags: &SpecArgs) -> anyhow::Result<RunDirectory>
 
 fn join(args: JoinArgs) -> anyhow::Result<()> {
     logging::start("info");
-    check_addresses(&args.node)?;
     let ticket = read_ticket(&args.ticket)?;
+    args.node.check_addresses(ticket.relays())?;
     let runtime = runtime()?;
     let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;
     let directory = args.dir.unwrap_or_else(|| runs::default_directory(&spec));
@@ -197,7 +205,7 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
         }
         opened => joined_before(opened?, &ticket)?,
     };
-    runtime.block_on(take_part(run, args.name, args.node, ticket.peers().to_vec()))
+    runtime.block_on(take_part(run, args.name, args.node, ticket.peers().to_vec(), ticket.relays()))
 }
 
 /// The ticket that was given, or the one on stdin: other users can see command lines, and the ticket
@@ -224,13 +232,32 @@ fn joined_before(run: RunDirectory, ticket: &Ticket) -> anyhow::Result<RunDirect
         .hint("name another directory with --dir")
 }
 
-fn check_addresses(args: &NodeArgs) -> anyhow::Result<()> {
-    if !args.listen.ip().is_unspecified() || !args.advertise.is_empty() {
-        return Ok(());
+impl NodeArgs {
+    /// The relays of the flags, or else those of a ticket.
+    fn relays(&self, ticket: &[RelayUrl]) -> Vec<RelayUrl> {
+        #[cfg(feature = "iroh")]
+        if !self.relay.is_empty() {
+            return self.relay.clone();
+        }
+        ticket.to_vec()
     }
-    let what = anyhow::anyhow!("{} is an address to listen on, but not one to be reached at", args.listen);
-    let hint = format!("add --advertise with this machine's address, such as 10.0.0.1:{}", args.listen.port());
-    Err(advised(what, code::USAGE, Some(hint)))
+
+    fn listen(&self, relays: &[RelayUrl]) -> SocketAddr {
+        let default = if relays.is_empty() { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED };
+        self.listen.unwrap_or(SocketAddr::from((default, 0)))
+    }
+
+    /// A peer with a relay may be reachable in no other way.
+    fn check_addresses(&self, ticket: &[RelayUrl]) -> anyhow::Result<()> {
+        let relays = self.relays(ticket);
+        let listen = self.listen(&relays);
+        if !listen.ip().is_unspecified() || !self.advertise.is_empty() || !relays.is_empty() {
+            return Ok(());
+        }
+        let what = anyhow::anyhow!("{listen} is an address to listen on, but not one to be reached at");
+        let hint = format!("add --advertise with this machine's address, such as 10.0.0.1:{}", listen.port());
+        Err(advised(what, code::USAGE, Some(hint)))
+    }
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -242,6 +269,7 @@ async fn take_part(
     name: Option<String>,
     args: NodeArgs,
     bootstrap: Vec<(PeerId, Vec<SocketAddr>)>,
+    ticket_relays: &[RelayUrl],
 ) -> anyhow::Result<()> {
     data::verify_for(run.spec())?;
     let name = match name {
@@ -252,12 +280,13 @@ async fn take_part(
     if args.print_ticket {
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
+    let relays = args.relays(ticket_relays);
     let options = PeerOptions {
         run,
         name: name.clone(),
-        listen: args.listen,
+        listen: args.listen(&relays),
         advertise: args.advertise,
-        relays: Vec::new(),
+        relays,
         bootstrap,
         expected_peers: args.expect,
         functions: args.functions.config()?,
@@ -334,8 +363,18 @@ async fn print_ticket(run: RunDirectory, directory: PathBuf) {
 }
 
 fn encode_ticket(run: &RunDirectory, peers: &[&PeerStatus]) -> anyhow::Result<String> {
-    let peers = peers.iter().take(MAX_TICKET_PEERS).map(|status| (status.peer, status.addresses.clone()));
-    Ok(Ticket::new(run.spec().id(), run.secret().clone(), peers.collect())?.encode()?)
+    let peers: Vec<_> = peers.iter().take(MAX_TICKET_PEERS).collect();
+    // "Any interface" is no address for others; such a peer is reached by its relay.
+    let reached =
+        |status: &PeerStatus| status.addresses.iter().copied().filter(|it| !it.ip().is_unspecified()).collect();
+    let mut relays: Vec<RelayUrl> = Vec::new();
+    for relay in peers.iter().flat_map(|status| &status.relays) {
+        if !relays.contains(relay) && relays.len() < MAX_TICKET_RELAYS {
+            relays.push(relay.clone());
+        }
+    }
+    let listed = peers.iter().map(|status| (status.peer, reached(status))).collect();
+    Ok(Ticket::new(run.spec().id(), run.secret().clone(), listed)?.with_relays(relays)?.encode()?)
 }
 
 fn ticket(args: &TicketArgs) -> anyhow::Result<()> {

@@ -212,6 +212,7 @@ fn starting(options: &PeerOptions, peer: PeerId) -> PeerStatus {
         state_digest: Digest([0; 32]),
         fingerprint: None,
         addresses: Vec::new(),
+        relays: options.relays.clone(),
         neighbours: 0,
         training_loss: None,
         evaluation: None,
