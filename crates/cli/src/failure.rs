@@ -16,6 +16,8 @@ pub(crate) mod code {
     pub(crate) const IN_USE: u8 = 5;
     /// Peers ended with different states.
     pub(crate) const DIVERGED: u8 = 6;
+    /// A simulated run violated an invariant.
+    pub(crate) const VIOLATED: u8 = 7;
     /// Ctrl-C or SIGTERM.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -30,6 +32,7 @@ Exit codes:
   4    a dataset is missing, damaged or not the run's
   5    another process uses the address or the directory
   6    peers ended with different states
+  7    a simulated run violated an invariant
   130  interrupted";
 
 /// An error with an exit code and a hint. Its text and its causes are those of the error inside.

@@ -52,6 +52,8 @@ enum Command {
     Bench(commands::bench::BenchArgs),
     /// Train while random peers and functions are killed, stopped and restarted, and compare all states
     Soak(commands::soak::SoakArgs),
+    /// Run the protocol under virtual time with faults, and check that nothing goes wrong
+    Simulate(commands::simulate::SimulateArgs),
     /// List the models that can be trained
     Models(commands::models::ModelsArgs),
     /// Compute units: tasks on stdin, reports on stdout
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
         Command::Soak(args) => commands::soak::run(&args),
+        Command::Simulate(args) => commands::simulate::run(&args),
         Command::Models(args) => commands::models::run(&args),
         Command::Function => return commands::function::run(),
     };

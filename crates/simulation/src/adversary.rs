@@ -12,6 +12,7 @@ use peerless_protocol::{
     Contribution, Digest, Heartbeat, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, PayloadRef, PeerId, RunId,
     SignedContribution, StateRef, Tally,
 };
+use serde::Deserialize;
 
 use crate::random::Random;
 
@@ -22,7 +23,8 @@ const REMEMBERED: usize = 256;
 const FLOOD: u64 = 200;
 
 /// What is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum AttackKind {
     /// A genuine message with bits turned over or its end cut off.
     Corrupt,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use peerless_protocol::{RunSpec, StateRef, Time};
 use peerless_store::State;
+use serde::Deserialize;
 
 use crate::model::Kept;
 
@@ -11,7 +12,8 @@ use crate::model::Kept;
 const KEPT_STATES: usize = 4;
 
 /// What a crash does to a disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum DiskFate {
     /// Everything that was written to the end is there.
     Kept,

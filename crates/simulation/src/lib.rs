@@ -5,6 +5,7 @@
 //! ones, so that a state digest here means what it means outside.
 
 mod adversary;
+mod campaign;
 mod clock;
 mod disk;
 mod faults;
@@ -15,10 +16,12 @@ mod model;
 mod network;
 mod queue;
 mod random;
+mod scenario;
 mod timeline;
 mod world;
 
 pub use adversary::{Attack, AttackKind};
+pub use campaign::{Campaign, Failure, Report, SeedRun, run_seed};
 pub use clock::Clock;
 pub use disk::DiskFate;
 pub use faults::Fault;
@@ -28,5 +31,9 @@ pub use metrics::{Metrics, PerRound, Quantiles, Traffic};
 pub use model::{DEFAULT_ELEMENTS, Reference, small_spec};
 pub use network::{Cut, Network};
 pub use random::Random;
+pub use scenario::{
+    ClockFigures, DiskFigures, FaultFigures, FaultKind, FunctionFigures, MAX_PEERS, NetworkFigures, Plan, Scenario,
+    ScenarioError, ScriptedFault, Span,
+};
 pub use timeline::Line;
 pub use world::{Outcome, Prepare, Setup, World};

@@ -9,5 +9,6 @@ pub(crate) mod models;
 pub(crate) mod peer;
 pub(crate) mod runs;
 pub(crate) mod soak;
+pub(crate) mod simulate;
 pub(crate) mod status;
 pub(crate) mod train;
