@@ -90,7 +90,7 @@ pub enum ContributionError {
 impl SignedContribution {
     /// Signs a contribution.
     pub fn sign(contribution: Contribution, key: &SigningKey) -> Self {
-        let bytes = key.sign(&signed_bytes(&contribution)).to_bytes();
+        let bytes = key.sign(&contribution.signed_bytes()).to_bytes();
         let (mut first, mut second) = ([0; 32], [0; 32]);
         first.copy_from_slice(&bytes[..32]);
         second.copy_from_slice(&bytes[32..]);
@@ -110,18 +110,17 @@ impl SignedContribution {
         let key =
             VerifyingKey::from_bytes(self.contribution.peer.as_bytes()).map_err(|_| ContributionError::Signature)?;
         let signature = Signature::from_bytes(&self.signature());
-        key.verify_strict(&signed_bytes(&self.contribution), &signature).map_err(|_| ContributionError::Signature)
+        key.verify_strict(&self.contribution.signed_bytes(), &signature).map_err(|_| ContributionError::Signature)
     }
 }
 
-fn signed_bytes(contribution: &Contribution) -> Vec<u8> {
-    let mut bytes = SIGNATURE_CONTEXT.to_vec();
-    // Postcard cannot fail on this type: it has no map and no sequence of unknown length.
-    bytes.extend(postcard::to_stdvec(contribution).unwrap_or_default());
-    bytes
-}
-
 impl Contribution {
+    /// The bytes that the author's signature is over.
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        // Postcard cannot fail on this type: it has no map and no sequence of unknown length.
+        postcard::to_extend(self, SIGNATURE_CONTEXT.to_vec()).unwrap_or_default()
+    }
+
     /// Checks everything that can be checked without the payload's bytes.
     pub fn check(&self, spec: &RunSpec, run: RunId, shape: &PayloadShape) -> Result<(), ContributionError> {
         if self.run != run {

@@ -17,6 +17,7 @@ mod network;
 mod queue;
 mod random;
 mod scenario;
+mod signatures;
 mod timeline;
 mod world;
 
@@ -35,5 +36,5 @@ pub use scenario::{
     ClockFigures, DiskFigures, FaultFigures, FaultKind, FunctionFigures, MAX_PEERS, NetworkFigures, Plan, Scenario,
     ScenarioError, ScriptedFault, Span,
 };
-pub use timeline::Line;
+pub use timeline::{Line, timeline};
 pub use world::{Outcome, Prepare, Setup, World};

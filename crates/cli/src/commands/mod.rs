@@ -8,7 +8,7 @@ pub(crate) mod function;
 pub(crate) mod models;
 pub(crate) mod peer;
 pub(crate) mod runs;
-pub(crate) mod soak;
 pub(crate) mod simulate;
+pub(crate) mod soak;
 pub(crate) mod status;
 pub(crate) mod train;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use clap::Args;
-use peerless_simulation::{Campaign, PerRound, Quantiles, Report, Scenario, Span, run_seed};
+use peerless_simulation::{Campaign, PerRound, Quantiles, Report, Scenario, Span, run_seed, timeline};
 use serde_json::{Value, json};
 
 use crate::failure::{advised, code};
@@ -97,8 +97,7 @@ fn replay(args: &SimulateArgs, scenario: &Scenario, seed: u64) -> anyhow::Result
             "lines": outcome.log.iter().map(line).collect::<Vec<_>>(),
         }))?;
     } else {
-        let lines: Vec<String> = outcome.log.iter().map(ToString::to_string).collect();
-        output::data(&lines.join("\n"))?;
+        output::data(&timeline(&outcome.log))?;
         let finished = outcome.finished.len();
         let seconds = outcome.ended.0 as f64 / 1e6;
         say(&format!(

@@ -163,7 +163,7 @@ impl Node {
         if !self.is_mutated(Mutant::ContentNotChecked) {
             signed.contribution.check(&self.config.spec, self.run, &self.config.payload)?;
         }
-        if self.is_mutated(Mutant::SignatureNotChecked) { Ok(()) } else { signed.verify() }
+        if self.is_mutated(Mutant::SignatureNotChecked) { Ok(()) } else { (self.verify)(signed) }
     }
 
     /// Keeps a contribution to a round that this peer has not begun; its signature is checked then.

@@ -18,13 +18,14 @@ mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use footprint::Footprint;
 pub use io::{Config, Crowd, Effect, Event, Input, StateMeta, StopReason};
 pub use membership::{HEARTBEAT_EVERY, SUSPECT_AFTER};
 
-use crate::contribution::{PayloadRef, SignedContribution};
+use crate::contribution::{ContributionError, PayloadRef, SignedContribution};
 use crate::ids::{Digest, PeerId, RunId};
 use crate::message::{Heartbeat, Message};
 use crate::pace::Pace;
@@ -71,6 +72,9 @@ struct Fetching {
     donors: Vec<PeerId>,
 }
 
+/// What tells whether a contribution is signed by its author, as [`SignedContribution::verify`] does.
+pub type Verify = Arc<dyn Fn(&SignedContribution) -> Result<(), ContributionError> + Send + Sync>;
+
 /// The state machine of one peer.
 #[cfg_attr(feature = "model-checking", derive(Clone))]
 pub struct Node {
@@ -98,6 +102,7 @@ pub struct Node {
     /// Whom to probe next: the first peer after this one.
     probe_after: PeerId,
     effects: Vec<Effect>,
+    verify: Verify,
     #[cfg(feature = "mutants")]
     pub(crate) mutant: Option<crate::mutant::Mutant>,
 }
@@ -132,11 +137,20 @@ impl Node {
             next_heartbeat: now,
             probe_after: me,
             effects: Vec::new(),
+            verify: Arc::new(SignedContribution::verify),
             #[cfg(feature = "mutants")]
             mutant: None,
         };
         node.observe_state(now, me, state.state);
         node
+    }
+
+    /// The same peer, which has signatures checked by `verify`. For those who can tell without computing:
+    /// the simulator, whose peers all check the same signatures, remembers the answers.
+    #[must_use]
+    pub fn with_verification(mut self, verify: Verify) -> Self {
+        self.verify = verify;
+        self
     }
 
     /// This peer's id.

@@ -21,8 +21,8 @@ pub(crate) struct Liveness {
 }
 
 impl Liveness {
-    /// Something went wrong or was mended: the clock starts anew. `best` is the newest round among the
-    /// peers that are up.
+    /// Something went wrong or was mended, or a peer is at the end: the clock starts anew. `best` is the
+    /// newest round among the peers that are up and not at the end.
     pub fn disturbed(&mut self, now: Time, best: u64) {
         (self.best, self.since) = (best, now);
     }

@@ -48,6 +48,7 @@ impl Peer {
             finished: None,
             stopped: None,
             wakes: None,
+            view: BTreeSet::new(),
             rounds_begun: 0,
             round_began: Time(0),
             allowance: Allowance::default(),
@@ -85,7 +86,7 @@ impl World {
             crowd: self.setup.crowd,
         };
         let (now, addresses) = (self.peers[peer].clock.at(self.now), vec![Self::address(peer)]);
-        let node = Node::new(config, kept.meta, addresses, now);
+        let node = Node::new(config, kept.meta, addresses, now).with_verification(self.verify.clone());
         let node = match &self.setup.prepare {
             Some(prepare) => prepare(node),
             None => node,
@@ -95,6 +96,7 @@ impl World {
         this.incarnation += 1;
         this.node = Some(node);
         (this.frozen, this.struck_at) = (false, self.now);
+        this.view.clear();
         (this.round_began, this.allowance) = (self.now, Allowance::default());
         self.running += 1;
         self.note(Some(peer), |_| format!("starts from the state of round {round}"));
@@ -130,6 +132,7 @@ impl World {
         self.running -= 1;
         self.metrics.end_round(&mut this.meter);
         self.recovery.gone(peer);
+        self.disturbed();
         for other in 0..self.peers.len() {
             if self.connection(other, peer) == gone_incarnation {
                 self.reset_later(other, peer, gone_incarnation, RESET_AFTER);
@@ -231,8 +234,11 @@ impl World {
         self.wake_soon(peer);
     }
 
-    fn disturbed(&mut self) {
-        let best = self.newest_round();
+    /// Who is there, or who is to be waited for, has changed.
+    pub(super) fn disturbed(&mut self) {
+        let working = (0..self.peers.len()).filter(|&peer| self.is_working(peer));
+        let rounds = working.filter_map(|peer| self.peers[peer].node.as_ref());
+        let best = rounds.map(|node| node.state().state.round).max().unwrap_or(0);
         self.liveness.disturbed(self.now, best);
     }
 

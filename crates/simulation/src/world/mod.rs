@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
-use peerless_protocol::{Crowd, Digest, Input, Message, Node, PeerId, StateRef, StopReason, Time};
+use peerless_protocol::{Crowd, Digest, Input, Message, Node, PeerId, StateRef, StopReason, Time, Verify};
 use peerless_store::Payload;
 
 use crate::adversary::Recorder;
@@ -25,6 +25,7 @@ use crate::model::Reference;
 use crate::network::{Links, Network};
 use crate::queue::Queue;
 use crate::random::Random;
+use crate::signatures::remembering;
 use crate::timeline::Line;
 
 /// Coarseness of a peer's timer, as that of real ones: after an input the deadline is looked at only so
@@ -137,6 +138,8 @@ struct Peer {
     stopped: Option<StopReason>,
     /// When the deadline is looked at next.
     wakes: Option<Time>,
+    /// Whom it shared its last round with; kept only for the timeline.
+    view: BTreeSet<usize>,
     rounds_begun: u64,
     round_began: Time,
     allowance: Allowance,
@@ -172,6 +175,7 @@ pub struct World {
     /// The last message that was encoded: a broadcast is many sends of one message.
     encoded: Option<(Message, Arc<Message>, u64)>,
     recorder: Option<Recorder>,
+    verify: Verify,
     faults_pending: usize,
     last_fault: Time,
     running: usize,
@@ -202,6 +206,7 @@ impl World {
             index,
             encoded: None,
             recorder: None,
+            verify: remembering(),
             faults_pending: 0,
             last_fault: Time(0),
             running: 0,

@@ -47,6 +47,7 @@ impl World {
             Effect::Finished(meta) => {
                 self.note(Some(peer), |_| "has the final state".into());
                 self.peers[peer].finished = Some(meta.state.digest);
+                self.disturbed();
             }
             Effect::Exit => {
                 self.note(Some(peer), |_| "ends".into());
@@ -160,7 +161,7 @@ impl World {
         self.metrics.end_round(&mut this.meter);
         let begun = this.rounds_begun;
         let stale = this.payloads.values().filter(|stored| stored.since + MAX_PAYLOAD_AGE < begun).count();
-        self.note(Some(peer), |world| world.describe_view(peer));
+        self.note_view(peer);
         self.check(Some(peer), Invariant::ProgressKept, |world| world.peers[peer].progress.begun(from.round));
         self.check(Some(peer), Invariant::MemoryBounds, |_| match stale {
             0 => Ok(()),

@@ -1,5 +1,7 @@
 //! What is written down of a run, and the reasons that only the simulator knows.
 
+use std::collections::BTreeSet;
+
 use peerless_protocol::{Event, PeerId, SUSPECT_AFTER};
 
 use super::{Outcome, World};
@@ -26,20 +28,35 @@ impl World {
             Event::Refused { .. } => self.metrics.refused += 1,
             _ => {}
         }
-        self.note(Some(peer), |world| world.explain(peer, event));
+        // Who starts connects with everybody; only later connections are news.
+        let known = |id: &PeerId| self.index.get(id).is_some_and(|&other| self.is_at_its_beginning(other));
+        let routine = matches!(event, Event::PeerConnected(other) if self.is_at_its_beginning(peer) && known(other));
+        if !routine {
+            self.note(Some(peer), |world| world.explain(peer, event));
+        }
+    }
+
+    fn is_at_its_beginning(&self, peer: usize) -> bool {
+        peer < self.setup.peers && self.peers[peer].incarnation == 1 && self.peers[peer].rounds_begun == 0
     }
 
     fn name(&self, id: &PeerId) -> String {
         self.index.get(id).map_or_else(|| id.short(), |index| format!("p{index}"))
     }
 
-    /// The peers that `peer` shares the work of its round with.
-    pub(super) fn describe_view(&self, peer: usize) -> String {
-        let Some(node) = &self.peers[peer].node else { return String::new() };
-        let mut view: Vec<usize> = node.view().keys().filter_map(|id| self.index.get(id).copied()).collect();
-        view.sort_unstable();
+    /// Writes down whom `peer` shares the work of its round with, and who is no longer among them and why.
+    pub(super) fn note_view(&mut self, peer: usize) {
+        let Some(node) = self.peers[peer].node.as_ref().filter(|_| self.setup.record) else { return };
+        let view: BTreeSet<usize> = node.view().keys().filter_map(|id| self.index.get(id).copied()).collect();
+        let connected: BTreeSet<usize> = node.neighbours().filter_map(|id| self.index.get(id).copied()).collect();
         let names: Vec<String> = view.iter().map(|peer| format!("p{peer}")).collect();
-        format!("begins round {} with {}", node.state().state.round, names.join(" "))
+        let mut text = format!("begins round {} with {}", node.state().state.round, names.join(" "));
+        // Who is not connected was told of already.
+        for lost in self.peers[peer].view.difference(&view).filter(|lost| connected.contains(lost)) {
+            text += &format!("; without p{lost}: too far behind ({})", self.plight(peer, &self.peers[*lost].id));
+        }
+        self.peers[peer].view = view;
+        self.note(Some(peer), |_| text);
     }
 
     fn explain(&self, peer: usize, event: &Event) -> String {
@@ -66,7 +83,7 @@ impl World {
                 format!("unit {unit} failed at {}: {cause}", self.name(at))
             }
             Event::CatchUp { from, to } => {
-                format!("is behind: takes the state of round {} to go on from {from}", to.round)
+                format!("is behind at round {from}: takes the state of round {}", to.round)
             }
             Event::Divergence { round, peer: other, own, winner } => format!(
                 "DIVERGENCE: {} says that its state of round {round} is another one; {} counts",
