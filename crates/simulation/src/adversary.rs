@@ -128,16 +128,29 @@ impl Recorder {
         own.get(random.between(0, own.len() as u64) as usize).map(|message| (*message).clone())
     }
 
-    fn contribution(&self, of_sender: bool, from: usize, random: &mut Random) -> Option<SignedContribution> {
-        let contributions = self.seen.iter().filter(|(peer, _)| (*peer == from) == of_sender).rev().take(64);
-        let contributions = contributions.filter_map(|(_, message)| match &**message {
-            Message::Contribution(signed) => Some(&**signed),
-            _ => None,
-        });
-        let found: Vec<&SignedContribution> = contributions.collect();
-        // One of the newest: old ones are refused for their age already.
-        found.get(random.between(0, found.len().min(4) as u64) as usize).map(|signed| (*signed).clone())
+    /// A contribution that `from` made.
+    fn own_contribution(&self, from: usize, random: &mut Random) -> Option<SignedContribution> {
+        let own = self.contributions().filter(|(peer, _)| *peer == from);
+        pick(own.map(|(_, signed)| signed).take(4).collect(), random)
     }
+
+    /// A contribution of another peer to the round that starts from `state`.
+    fn others_contribution(&self, from: usize, state: StateRef, random: &mut Random) -> Option<SignedContribution> {
+        let others = self.contributions().filter(|(peer, signed)| *peer != from && signed.contribution.from == state);
+        pick(others.map(|(_, signed)| signed).collect(), random)
+    }
+
+    /// The newest come first.
+    fn contributions(&self) -> impl Iterator<Item = (usize, &SignedContribution)> {
+        self.seen.iter().rev().filter_map(|(peer, message)| match &**message {
+            Message::Contribution(signed) => Some((*peer, &**signed)),
+            _ => None,
+        })
+    }
+}
+
+fn pick(found: Vec<&SignedContribution>, random: &mut Random) -> Option<SignedContribution> {
+    found.get(random.between(0, found.len() as u64) as usize).map(|signed| (*signed).clone())
 }
 
 /// Who attacks, and what it knows.
@@ -165,7 +178,9 @@ impl Attacker<'_> {
             AttackKind::Oversized => return vec![oversized(random)],
             AttackKind::Flood => return self.flood(random),
             AttackKind::Replay => self.recorder.any_of(self.index, random).map(|message| (*message).clone()),
-            AttackKind::WrongAuthor => self.recorder.contribution(false, self.index, random).map(contribution),
+            AttackKind::WrongAuthor => {
+                self.recorder.others_contribution(self.index, self.victim, random).map(contribution)
+            }
             AttackKind::WrongKey => self.genuine(random).map(|signed| {
                 let claimed = Contribution { from: self.victim, ..self.lie(signed.contribution) };
                 contribution(SignedContribution::sign(claimed, &SigningKey::from_bytes(&[0x66; 32])))
@@ -183,7 +198,7 @@ impl Attacker<'_> {
     }
 
     fn genuine(&self, random: &mut Random) -> Option<SignedContribution> {
-        self.recorder.contribution(true, self.index, random)
+        self.recorder.own_contribution(self.index, random)
     }
 
     /// Another payload than the genuine one.

@@ -173,7 +173,7 @@ impl Node {
         let made = self.early.iter().filter(|(sender, _)| *sender == from).count() as u64;
         let plan = RoundPlan::new(&self.config.spec, contribution.from.round);
         let unlimited = self.is_mutated(Mutant::EarlyContributionsWithoutLimit);
-        let allowed = if unlimited { u64::MAX } else { Round::most_contributions(&plan) };
+        let allowed = if unlimited { u64::MAX } else { Round::most_contributions(&plan, &self.config.payload) };
         let known = self.early.iter().any(|(_, early)| *early == signed);
         if checked.is_ok() && contribution.peer == from && made < allowed && !known && self.early.len() < MAX_EARLY {
             self.early.push((from, signed));

@@ -170,8 +170,8 @@ impl Round {
 
     /// The most contributions that an honest peer makes to a round before others have begun it: each to the
     /// whole vector, or all of them in shards and a total of each shard.
-    pub fn most_contributions(plan: &RoundPlan) -> u64 {
-        u64::from(plan.total()) + u64::from(SPARE_CONTRIBUTIONS) + 4 * u64::from(MAX_SHARDS)
+    pub fn most_contributions(plan: &RoundPlan, shape: &PayloadShape) -> u64 {
+        u64::from(plan.total()) + u64::from(SPARE_CONTRIBUTIONS) + 4 * u64::from(plan.shards(shape))
     }
 
     /// Whether another request of `peer` is answered: an honest one asks once for each unit at most, and a

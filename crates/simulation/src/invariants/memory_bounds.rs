@@ -12,6 +12,9 @@ pub(crate) const MAX_PAYLOAD_AGE: u64 = 3;
 /// Contributions per peer beyond one per unit, as in the protocol.
 const SPARE: usize = 8;
 
+/// Early contributions per peer and shard, as in the protocol.
+const PER_SHARD: usize = 4;
+
 /// Payloads that nobody announced, as in the protocol, and those of the round before.
 const UNANNOUNCED: usize = 64;
 
@@ -22,15 +25,23 @@ const UNANNOUNCED_SHARDS: usize = 4096;
 const HISTORY: usize = 8;
 
 /// Compares what a peer keeps with its limits. `plan` is that of the larger of the round under way and
-/// the next one, `others` the number of peers that it was ever connected with.
-pub(crate) fn check_footprint(found: &Footprint, plan: &RoundPlan, shards: u32, others: usize) -> Result<(), String> {
+/// the next one, `others` the number of peers that it was ever connected with;
+/// `shards` are those that sums are exchanged in, `most_shards` those that they could be exchanged in.
+pub(crate) fn check_footprint(
+    found: &Footprint,
+    plan: &RoundPlan,
+    shards: u32,
+    most_shards: u32,
+    others: usize,
+) -> Result<(), String> {
     let per_peer = plan.total() as usize + SPARE;
     // To the whole vector, and to each shard.
     let contributions = (others + 1) * per_peer * (1 + shards as usize);
+    let early = (others + 1) * (per_peer + PER_SHARD * most_shards as usize);
     let unannounced = if shards > 0 { UNANNOUNCED_SHARDS } else { UNANNOUNCED };
     let limits = [
         ("contributions", found.contributions, contributions),
-        ("early contributions", found.early, contributions.min(8192)),
+        ("early contributions", found.early, early.min(8192)),
         ("rounds of history", found.history, HISTORY),
         ("members", found.members, MAX_MEMBERS + 1),
         ("payloads", found.payloads, found.contributions + found.early + contributions + unannounced),

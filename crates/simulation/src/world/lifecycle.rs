@@ -331,7 +331,7 @@ impl World {
         let plan = if plans[0].total() >= plans[1].total() { plans[0] } else { plans[1] };
         let others = self.peers.len();
         self.check(Some(peer), Invariant::MemoryBounds, |world| {
-            check_footprint(&footprint, &plan, world.shards(&plan), others)
+            check_footprint(&footprint, &plan, world.shards(&plan), plan.shards(&world.reference.shape()), others)
         });
     }
 }
