@@ -44,6 +44,7 @@ impl Node {
         // changes, what `forget_time` makes constant, and effects, which are handed out at once.
         let Self {
             config: _,
+            verify: _,
             run: _,
             me: _,
             state,
