@@ -384,6 +384,15 @@ fn a_state_that_nobody_has_any_more_is_asked_for_in_its_newer_version() {
 }
 
 #[test]
+fn a_state_is_waited_for_no_longer_when_all_its_donors_are_silent() {
+    let (mut bench, _) = Bench::new(2);
+    assert_eq!(fetches(&bench.heartbeat(1, state(12))), vec![(state(12), vec![id(1)])]);
+    // Only peer 2 is heard from here on: the download from peer 1 may take any time.
+    bench.wait_with(2, state(10), SUSPECT_AFTER + Duration::from_millis(300));
+    assert_eq!(fetches(&bench.heartbeat(2, state(13))), vec![(state(13), vec![id(2)])]);
+}
+
+#[test]
 fn no_backups_are_computed_while_somebody_is_ahead() {
     let (mut bench, _) = Bench::new(1);
     bench.heartbeat(1, state(11));

@@ -137,6 +137,15 @@ impl Node {
         }
     }
 
+    /// Waits no longer for a state once all that were asked for it are gone or silent: a download across a
+    /// partition would keep this peer from work until it times out.
+    pub(super) fn give_up_on_lost_donors(&mut self) {
+        let lost = |donor: &PeerId| self.neighbours.get(donor).is_none_or(|neighbour| neighbour.suspected);
+        if self.fetching.as_ref().is_some_and(|fetching| fetching.donors.iter().all(lost)) {
+            self.fetching = None;
+        }
+    }
+
     /// Peers whose state of this peer's round wins against this peer's; empty if none does.
     fn winners_over_this(&self) -> Vec<PeerId> {
         let Some(digests) = self.history.get(&self.state.state.round) else { return Vec::new() };

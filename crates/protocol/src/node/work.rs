@@ -135,6 +135,7 @@ impl Node {
 
     /// The view lost peers: what they owed is owed by others now.
     pub(super) fn view_changed(&mut self, now: Time) {
+        self.give_up_on_lost_donors();
         if self.phase == Phase::Working && !self.round.applying {
             let view = self.view();
             self.round.sharding.roster.retain(|peer, _| view.contains_key(peer));
