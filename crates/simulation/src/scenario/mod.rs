@@ -7,6 +7,7 @@ mod span;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use peerless_protocol::Crowd;
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -113,6 +114,9 @@ pub struct Scenario {
     /// The peers' disks.
     #[serde(default)]
     pub disk: DiskFigures,
+    /// From how many peers on messages are saved.
+    #[serde(default)]
+    pub crowd: CrowdFigures,
     /// When drawn faults happen, in ms of virtual time.
     #[serde(default = "default_within")]
     pub within_ms: Span,
@@ -177,6 +181,16 @@ pub struct FunctionFigures {
 pub struct DiskFigures {
     /// Time until a state is durable, in ms.
     pub write_ms: Span,
+}
+
+/// From how many peers on messages are saved; without it as in the product.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrowdFigures {
+    /// Peers from which on sums are formed shard by shard; drawn once.
+    pub sharded_from: Span,
+    /// Peers from which on few are probed at a time; drawn once.
+    pub sparse_from: Span,
 }
 
 /// A kind of fault that is drawn from the seed.
@@ -306,6 +320,13 @@ impl Default for DiskFigures {
     }
 }
 
+impl Default for CrowdFigures {
+    fn default() -> Self {
+        let crowd = Crowd::default();
+        Self { sharded_from: Span::just(crowd.sharded_from as f64), sparse_from: Span::just(crowd.sparse_from as f64) }
+    }
+}
+
 impl Scenario {
     /// The built-in scenarios with their names.
     ///
@@ -375,6 +396,8 @@ impl Scenario {
             ("network.slow_link_percent", self.network.slow_link_percent, 0.0, 100.0),
             ("network.delay_ms", self.network.delay_ms, 0.0, 10_000.0),
             ("network.bandwidth_mbit", self.network.bandwidth_mbit, 0.0, 1e6),
+            ("crowd.sharded_from", self.crowd.sharded_from, 2.0, 1e6),
+            ("crowd.sparse_from", self.crowd.sparse_from, 2.0, 1e6),
             ("clocks.offset_s", self.clocks.offset_s, 0.0, 1e9),
             ("clocks.drift_ppm", self.clocks.drift_ppm, 0.0, 100_000.0),
             ("functions.capacity", self.functions.capacity, 1.0, 64.0),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use peerless_protocol::{RunSpec, Time};
+use peerless_protocol::{Crowd, RunSpec, Time};
 
 use super::{FaultFigures, FaultKind, Scenario, ScriptedFault, Span};
 use crate::adversary::{Attack, AttackKind};
@@ -80,6 +80,10 @@ impl Scenario {
             gather_at_most: Duration::from_micros(self.gather_ms.draw_thousandths(random)),
             patience: Duration::from_millis(self.patience_s.draw_thousandths(random)),
             restart_after_stop: Some(RESTART_AFTER_STOP),
+            crowd: Crowd {
+                sharded_from: self.crowd.sharded_from.draw(random) as usize,
+                sparse_from: self.crowd.sparse_from.draw(random) as usize,
+            },
             record: false,
             ..Setup::new(peers)
         }
