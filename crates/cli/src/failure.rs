@@ -18,6 +18,8 @@ pub(crate) mod code {
     pub(crate) const DIVERGED: u8 = 6;
     /// A simulated run violated an invariant.
     pub(crate) const VIOLATED: u8 = 7;
+    /// A run is not what its records must be.
+    pub(crate) const NOT_VERIFIED: u8 = 8;
     /// Ctrl-C or SIGTERM.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -33,6 +35,7 @@ Exit codes:
   5    another process uses the address or the directory
   6    peers ended with different states
   7    a simulated run violated an invariant
+  8    a run did not pass verification
   130  interrupted";
 
 /// An error with an exit code and a hint. Its text and its causes are those of the error inside.

@@ -1,6 +1,7 @@
 //! Flags about function processes.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -24,14 +25,21 @@ pub(crate) struct FunctionArgs {
     /// Longest time of one invocation before the function is killed [default: 300]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     function_timeout: Option<u32>,
+    /// Program that computes units, instead of this one; see docs/function-protocol.md
+    #[arg(long, value_name = "PATH")]
+    function_program: Option<PathBuf>,
 }
 
 impl FunctionArgs {
-    /// The pool that the flags describe: its functions are this very program.
+    /// The pool that the flags describe: its functions are this very program, unless another one is named.
     pub(crate) fn config(&self) -> anyhow::Result<ProcessConfig> {
-        let program = std::env::current_exe().context("cannot find out where this program is")?;
-        let mut config = ProcessConfig::new(program);
-        config.args = vec![OsString::from(FUNCTION_COMMAND)];
+        let mut config = match &self.function_program {
+            Some(program) => ProcessConfig::new(absolute(program)?),
+            None => {
+                let program = std::env::current_exe().context("cannot find out where this program is")?;
+                ProcessConfig { args: vec![OsString::from(FUNCTION_COMMAND)], ..ProcessConfig::new(program) }
+            }
+        };
         config.concurrency = self.functions.unwrap_or(config.concurrency);
         config.memory_limit_bytes = self.function_memory.map(|Size(bytes)| bytes);
         if let Some(seconds) = self.function_timeout {
@@ -51,8 +59,15 @@ impl FunctionArgs {
         if let Some(seconds) = self.function_timeout {
             flags.extend(["--function-timeout".to_owned(), seconds.to_string()]);
         }
+        if let Some(program) = &self.function_program {
+            flags.extend(["--function-program".to_owned(), program.display().to_string()]);
+        }
         flags
     }
+}
+
+fn absolute(program: &Path) -> anyhow::Result<PathBuf> {
+    program.canonicalize().with_context(|| format!("there is no function program {}", program.display()))
 }
 
 /// A size in bytes, with K, M or G for powers of 1024.
@@ -89,7 +104,12 @@ mod tests {
     fn cores_are_shared_among_peers_but_every_peer_has_a_function() {
         let flags = FunctionArgs::default().for_peer(1_000_000);
         assert_eq!(flags, ["--functions", "1"]);
-        let given = FunctionArgs { functions: Some(7), function_memory: Some(Size(9)), function_timeout: Some(3) };
+        let given = FunctionArgs {
+            functions: Some(7),
+            function_memory: Some(Size(9)),
+            function_timeout: Some(3),
+            ..FunctionArgs::default()
+        };
         let flags = given.for_peer(2);
         assert_eq!(flags, ["--functions", "7", "--function-memory", "9", "--function-timeout", "3"]);
     }

@@ -10,6 +10,7 @@ mod process;
 mod runs;
 mod spec;
 mod train;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,8 @@ enum Command {
     Peer(commands::peer::PeerArgs),
     /// Show what the peers of a run are doing
     Status(commands::status::StatusArgs),
+    /// Check a run from its ledgers and states, and recompute parts of it
+    Verify(commands::verify::VerifyArgs),
     /// List the runs on this machine, or show one
     Runs(commands::runs::RunsArgs),
     /// Write a run's model as safetensors
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(*args),
         Command::Peer(args) => commands::peer::run(args),
         Command::Status(args) => commands::status::run(&args),
+        Command::Verify(args) => commands::verify::run(&args),
         Command::Runs(args) => commands::runs::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Eval(args) => commands::eval::run(&args),

@@ -138,6 +138,7 @@ pub(crate) struct PeerTotals {
     pub(crate) cold_starts: u64,
     pub(crate) failed: u64,
     pub(crate) retried: u64,
+    pub(crate) refused: u64,
 }
 
 /// Reads a peer's totals from its ledger, which survives what its process does not.
@@ -151,5 +152,6 @@ pub(crate) fn totals(directory: &Path, peer: &PeerId) -> anyhow::Result<PeerTota
         cold_starts: invocations.cold_starts,
         failed: invocations.failed,
         retried: invocations.retried,
+        refused: ledger.refused()?,
     })
 }

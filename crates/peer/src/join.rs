@@ -1,5 +1,6 @@
 //! Joining a run by ticket: the spec comes from a peer that is in it.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::identity::Identity;
 use crate::options::{JoinFailure, PeerError};
 use crate::ticket::Ticket;
 use crate::transport::{
-    self, Admission, BlobError, BlobSource, Config, Event, Events, PeerTransport, Refusal, Rejection, Transport,
+    self, Admission, BlobError, BlobSource, Config, Event, Events, PeerTransport, Rejection, Transport,
 };
 
 /// Asks the peers of a ticket for the run's spec and checks it against the ticket's run id.
@@ -38,44 +39,53 @@ pub async fn fetch_spec(ticket: &Ticket, timeout: Duration) -> Result<RunSpec, P
     let (transport, events) =
         transport::bind(config, ticket.relays(), Arc::new(Nothing)).await.map_err(|error| local(error.to_string()))?;
     ticket.peers().iter().for_each(|(peer, addresses)| transport.dial(*peer, addresses.clone()));
-    let mut refused = None;
-    let answer = tokio::time::timeout(timeout, ask(&transport, events, ticket, &mut refused)).await;
+    let mut failure = None;
+    let answer = tokio::time::timeout(timeout, ask(&transport, events, ticket, &mut failure)).await;
     transport.shutdown().await;
     let unreachable = JoinFailure::Unreachable { peers: ticket.peers().len(), waited: timeout };
     match answer {
         Ok(result) => result.map_err(failed),
-        Err(_) => Err(failed(refused.map_or(unreachable, JoinFailure::Refused))),
+        Err(_) => Err(failed(failure.unwrap_or(unreachable))),
     }
 }
 
-/// Waits for the first peer that lets this one in and answers. A refusal that cannot pass ends the
-/// wait once every peer has refused.
+/// Waits for the first peer that lets this one in and answers with the right spec. A refusal that cannot
+/// pass and a wrong spec end the wait once every peer has refused or lied.
 async fn ask(
     transport: &PeerTransport,
     mut events: Events,
     ticket: &Ticket,
-    refused: &mut Option<Refusal>,
+    failure: &mut Option<JoinFailure>,
 ) -> Result<RunSpec, JoinFailure> {
-    let mut refusing = std::collections::BTreeSet::new();
+    let mut hopeless = BTreeSet::new();
     while let Some(event) = events.recv().await {
         match event {
             Event::Connected { peer, .. } => {
                 // A failure to send is followed by a disconnection and another dial.
                 let _ = transport.send(peer, Bytes::from(Message::SpecWanted.encode()));
             }
-            Event::Message { bytes, .. } => {
-                if let Ok(Message::Spec(spec)) = Message::decode(&bytes) {
-                    return checked(&spec, ticket);
+            Event::Message { from, bytes } => {
+                let Ok(Message::Spec(spec)) = Message::decode(&bytes) else { continue };
+                match checked(&spec, ticket) {
+                    Ok(spec) => return Ok(spec),
+                    Err(wrong) => {
+                        tracing::warn!(peer = %from, %wrong, "the next peer is asked");
+                        transport.forget(from);
+                        hopeless.insert(from);
+                        *failure = Some(wrong);
+                    }
                 }
             }
             Event::Rejected { peer: Some(peer), reason: Rejection::ByThem(refusal), .. } => {
-                let final_word = !refusal.is_passing();
-                *refused = Some(refusal.clone());
-                if final_word && refusing.insert(peer) && refusing.len() == ticket.peers().len() {
-                    return Err(JoinFailure::Refused(refusal));
+                if !refusal.is_passing() {
+                    hopeless.insert(peer);
                 }
+                *failure = Some(JoinFailure::Refused(refusal));
             }
             _ => {}
+        }
+        if let Some(failure) = failure.take_if(|_| hopeless.len() == ticket.peers().len()) {
+            return Err(failure);
         }
     }
     Err(JoinFailure::Local("the transport has ended".into()))

@@ -10,7 +10,7 @@ pub mod status;
 pub mod ticket;
 pub mod transport;
 
-pub use engine::{release_tensors, run_peer};
+pub use engine::{release_tensors, run_peer, tensor_directory};
 pub use join::fetch_spec;
 pub use options::{JoinFailure, PeerError, PeerOptions, PeerSummary};
 pub use run_directory::{RunDirectory, RunDirectoryError};

@@ -74,6 +74,32 @@ pub struct EvaluationStatus {
     pub loss: f64,
 }
 
+/// Different states for one round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DivergenceStatus {
+    /// The round that starts from the states.
+    pub round: u64,
+    /// What this peer held.
+    pub own: Digest,
+    /// What counts.
+    pub winner: Digest,
+    /// A peer that held another one than this peer.
+    pub peer: PeerId,
+}
+
+/// What was received from one sender and not used, of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalStatus {
+    /// The sender.
+    pub peer: PeerId,
+    /// The kind, such as `malformed`; see [`peerless_protocol::RefusalKind::name`].
+    pub kind: String,
+    /// How often.
+    pub times: u64,
+    /// What was wrong the first time.
+    pub reason: String,
+}
+
 /// What a peer tells about itself. Counters begin with the process.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
@@ -116,6 +142,18 @@ pub struct PeerStatus {
     pub contributions: u64,
     /// Units that this process has computed in place of other peers.
     pub backup_units: u64,
+    /// How often other peers had another state for the same round.
+    #[serde(default)]
+    pub divergences: u64,
+    /// The last time.
+    #[serde(default)]
+    pub last_divergence: Option<DivergenceStatus>,
+    /// Messages and blobs that were received and not used.
+    #[serde(default)]
+    pub refused: u64,
+    /// The most frequent of them by sender and kind.
+    #[serde(default)]
+    pub refusals: Vec<RefusalStatus>,
     /// Its functions.
     pub functions: FunctionsStatus,
     /// What made it end, if it failed.

@@ -91,9 +91,14 @@ impl SignedContribution {
     /// Signs a contribution.
     pub fn sign(contribution: Contribution, key: &SigningKey) -> Self {
         let bytes = key.sign(&contribution.signed_bytes()).to_bytes();
+        Self::from_parts(contribution, bytes)
+    }
+
+    /// A contribution and its signature as they were kept somewhere; nothing is checked.
+    pub fn from_parts(contribution: Contribution, signature: [u8; 64]) -> Self {
         let (mut first, mut second) = ([0; 32], [0; 32]);
-        first.copy_from_slice(&bytes[..32]);
-        second.copy_from_slice(&bytes[32..]);
+        first.copy_from_slice(&signature[..32]);
+        second.copy_from_slice(&signature[32..]);
         Self { contribution, signature: (Digest(first), Digest(second)) }
     }
 

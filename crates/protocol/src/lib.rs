@@ -29,7 +29,8 @@ pub use mixing::{SPLIT_MIX_STEP, split_mix};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
 pub use node::{
-    Config, Crowd, Effect, Event, Footprint, HEARTBEAT_EVERY, Input, Node, SUSPECT_AFTER, StateMeta, StopReason, Verify,
+    Config, Crowd, Effect, Event, Footprint, HEARTBEAT_EVERY, Input, Node, RefusalKind, SUSPECT_AFTER, StateMeta,
+    StopReason, Verify,
 };
 /// Configuration of a run that the aggregation defines, as it is part of the spec.
 pub use peerless_aggregation::{ConfigError, EarlyStopping, LearningRate, Optimizer, Schedule};

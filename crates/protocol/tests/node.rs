@@ -7,8 +7,8 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use peerless_protocol::{
     Config, Contribution, Crowd, DatasetSpec, Digest, Effect, EvaluationSpec, Event, Heartbeat, Input, LearningRate,
-    Member, Message, Node, PayloadRef, PayloadShape, PeerId, RoundPlan, RunSpec, SPEC_VERSION, SUSPECT_AFTER,
-    SignedContribution, StateMeta, StateRef, Tally, Time, UnitSet, expected_samples,
+    Member, Message, Node, PayloadRef, PayloadShape, PeerId, RefusalKind, RoundPlan, RunSpec, SPEC_VERSION,
+    SUSPECT_AFTER, SignedContribution, StateMeta, StateRef, Tally, Time, UnitSet, expected_samples,
 };
 
 const PAYLOAD_BYTES: u64 = 800;
@@ -489,4 +489,34 @@ fn the_final_state_is_served_until_the_others_have_it() {
     assert!(effects.contains(&Effect::Finished(last)) && !effects.contains(&Effect::Exit));
     let finished = Heartbeat { state: state(12), state_bytes: 1000, capacity: 1, finished: true };
     assert!(bench.message(1, Message::Heartbeat(finished)).contains(&Effect::Exit));
+}
+
+#[test]
+fn claims_of_rounds_to_come_do_not_hide_a_divergence() {
+    let (mut bench, _) = Bench::new(2);
+    for round in 11..=18 {
+        bench.heartbeat(1, StateRef { round, digest: Digest::of(b"a claim") });
+    }
+    let effects = bench.heartbeat(2, StateRef { round: 10, digest: Digest::of(b"another state") });
+    let diverged = |effect: &Effect| matches!(effect, Effect::Record(Event::Divergence { round: 10, .. }));
+    assert!(effects.iter().any(diverged), "{effects:?}");
+}
+
+#[test]
+fn a_contribution_that_comes_again_is_counted_as_replayed() {
+    let (mut bench, _) = Bench::new(1);
+    let message = signed(1, contribution(1, state(10), &[0]));
+    let replayed = |effects: &[Effect]| {
+        let kind = |effect: &Effect| match effect {
+            Effect::Record(Event::Refused { from, kind, .. }) => Some((*from, *kind)),
+            _ => None,
+        };
+        effects.iter().filter_map(kind).collect::<Vec<_>>()
+    };
+    let first = bench.message(1, message.clone());
+    assert_eq!(replayed(&first), []);
+    let again = bench.message(1, message);
+    assert_eq!(replayed(&again), [(id(1), RefusalKind::Replayed)]);
+    let over = bench.message(1, signed(1, contribution(1, state(1), &[0])));
+    assert_eq!(replayed(&over), [(id(1), RefusalKind::Replayed)]);
 }

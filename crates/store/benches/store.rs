@@ -16,8 +16,8 @@ use peerless_protocol::{
     Tally,
 };
 use peerless_store::{
-    Batch, ContributionRecord, InvocationRecord, Ledger, PayloadFormat, RoundRecord, RoundSums, RoundTimes,
-    RoundTotals, State, StateOrigin, TensorStore, apply,
+    Batch, ContributionProof, ContributionRecord, InvocationRecord, Ledger, PayloadFormat, RoundRecord, RoundSums,
+    RoundTimes, RoundTotals, State, StateOrigin, TensorStore, apply,
 };
 use tempfile::TempDir;
 
@@ -151,6 +151,15 @@ fn ledger(criterion: &mut Criterion) {
             samples: 64,
             digest: Some(digest),
             accepted: true,
+            proof: Some(ContributionProof {
+                from: digest,
+                shard: None,
+                training: Tally::default(),
+                evaluation: Tally::default(),
+                elapsed_us: 1,
+                payload_bytes: 1,
+                signature: [7; 64],
+            }),
         };
         let invocation = |unit| InvocationRecord {
             round: Some(round),
@@ -179,6 +188,7 @@ fn ledger(criterion: &mut Criterion) {
             contributions: (0..4).map(contribution).collect(),
             invocations: (0..2).map(invocation).collect(),
             events: Vec::new(),
+            refusals: Vec::new(),
         }
     };
     criterion.bench_function("ledger, one round", |bencher| {

@@ -3,6 +3,7 @@
 //! The write-ahead log is flushed to the device only now and then: a record may be lost with the power
 //! but not with the process, and a lost record costs statistics, never the model.
 
+mod audit;
 mod records;
 
 use std::path::{Path, PathBuf};
@@ -13,16 +14,19 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transac
 use thiserror::Error;
 
 use crate::error::FileError;
+use crate::hex;
 
 pub use records::{
-    Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, RoundRecord,
-    RoundTimes, StateOrigin, UnitAttempt,
+    Batch, ContributionProof, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals,
+    RefusalRecord, RoundRecord, RoundTimes, StateOrigin, StateRecord, UnitAttempt,
 };
 
 /// Version of the tables; see `ledger/schema.sql`.
-pub const LEDGER_VERSION: i64 = 1;
+pub const LEDGER_VERSION: i64 = 2;
 
 const SCHEMA: &str = include_str!("ledger/schema.sql");
+
+const FROM_VERSION_1: &str = include_str!("ledger/from_version_1.sql");
 
 /// How long a statement waits for another process that holds the database for a moment (a reader that
 /// recovers the log, a user's `sqlite3`).
@@ -71,9 +75,15 @@ impl Ledger {
             connection.pragma_update(None, "journal_mode", "WAL")?;
             connection.pragma_update(None, "synchronous", "NORMAL")
         })?;
-        if ledger.version()?.is_none() {
+        // The row of the version before stays: it tells that older rows may lack what this version adds.
+        let upgrade = match ledger.version()? {
+            None => Some(SCHEMA),
+            Some(1) => Some(FROM_VERSION_1),
+            Some(_) => None,
+        };
+        if let Some(statements) = upgrade {
             ledger.transact(|transaction| {
-                transaction.execute_batch(SCHEMA)?;
+                transaction.execute_batch(statements)?;
                 transaction.execute("INSERT INTO schema VALUES (?1)", [LEDGER_VERSION])?;
                 Ok(())
             })?;
@@ -129,10 +139,12 @@ impl Ledger {
             }
             if let Some(round) = &batch.round {
                 insert_round(transaction, round)?;
+                supersede_contributions(transaction, round.round)?;
             }
             insert_contributions(transaction, &batch.contributions)?;
             insert_invocations(transaction, &batch.invocations)?;
-            insert_events(transaction, &batch.events)
+            insert_events(transaction, &batch.events)?;
+            add_refusals(transaction, &batch.refusals)
         })
     }
 
@@ -226,15 +238,7 @@ impl Ledger {
         self.run(|connection| {
             let query = "SELECT at_us, round, kind, detail FROM
                 (SELECT rowid AS number, * FROM events ORDER BY rowid DESC LIMIT ?1) ORDER BY number";
-            let event = |row: &Row<'_>| {
-                Ok(EventRecord {
-                    at_us: unsigned(row, 0)?,
-                    round: row.get::<_, Option<i64>>(1)?.map(i64::cast_unsigned),
-                    kind: row.get(2)?,
-                    detail: row.get(3)?,
-                })
-            };
-            connection.prepare_cached(query)?.query_map([limit], event)?.collect()
+            connection.prepare_cached(query)?.query_map([limit], event_record)?.collect()
         })
     }
 
@@ -374,9 +378,22 @@ fn round_record(row: &Row<'_>) -> rusqlite::Result<RoundRecord> {
     })
 }
 
+/// A round that is applied again has another cover than before.
+fn supersede_contributions(transaction: &Transaction<'_>, round: u64) -> rusqlite::Result<()> {
+    let mut update =
+        transaction.prepare_cached("UPDATE contributions SET accepted = 0 WHERE round = ?1 AND accepted")?;
+    update.execute([int(round)])?;
+    Ok(())
+}
+
 fn insert_contributions(transaction: &Transaction<'_>, records: &[ContributionRecord]) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached("INSERT INTO contributions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?;
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO contributions VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)",
+    )?;
     for record in records {
+        // What is signed is kept bit for bit: a member may claim numbers beyond SQLite's.
+        let bits = |of: fn(&ContributionProof) -> u64| record.proof.as_ref().map(|proof| of(proof).cast_signed());
+        let proof = record.proof.as_ref();
         insert.execute(params![
             int(record.round),
             int(record.at_us),
@@ -385,7 +402,31 @@ fn insert_contributions(transaction: &Transaction<'_>, records: &[ContributionRe
             int(record.samples),
             record.digest.map(|digest| digest.to_string()),
             record.accepted,
+            proof.map(|proof| proof.from.to_string()),
+            bits(|proof| proof.training.samples),
+            bits(|proof| proof.training.correct),
+            proof.map(|proof| proof.training.loss_sum),
+            bits(|proof| proof.evaluation.samples),
+            bits(|proof| proof.evaluation.correct),
+            proof.map(|proof| proof.evaluation.loss_sum),
+            bits(|proof| proof.elapsed_us),
+            bits(|proof| proof.payload_bytes),
+            proof.and_then(|proof| proof.shard),
+            proof.map(|proof| hex::encode(&proof.signature)),
         ])?;
+    }
+    Ok(())
+}
+
+fn add_refusals(transaction: &Transaction<'_>, records: &[RefusalRecord]) -> rusqlite::Result<()> {
+    let mut add = transaction.prepare_cached(
+        "INSERT INTO refusals VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (peer, kind) DO UPDATE SET times = times + excluded.times, last_at_us = excluded.last_at_us",
+    )?;
+    for record in records {
+        let (first, last) = record.at_us;
+        let peer = record.peer.to_string();
+        add.execute(params![peer, record.kind, int(record.times), int(first), int(last), record.reason])?;
     }
     Ok(())
 }
@@ -423,6 +464,15 @@ fn insert_events(transaction: &Transaction<'_>, records: &[EventRecord]) -> rusq
         insert.execute(params![int(record.at_us), record.round.map(int), record.kind, record.detail])?;
     }
     Ok(())
+}
+
+fn event_record(row: &Row<'_>) -> rusqlite::Result<EventRecord> {
+    Ok(EventRecord {
+        at_us: unsigned(row, 0)?,
+        round: row.get::<_, Option<i64>>(1)?.map(i64::cast_unsigned),
+        kind: row.get(2)?,
+        detail: row.get(3)?,
+    })
 }
 
 /// Units as people write them: `0-3,7`.

@@ -24,12 +24,12 @@ pub use checkpoint::{
 };
 pub use error::{FileError, Skipped};
 pub use ledger::{
-    Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, LEDGER_VERSION,
-    Ledger, LedgerError, RoundRecord, RoundTimes, StateOrigin, UnitAttempt,
+    Batch, ContributionProof, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals,
+    LEDGER_VERSION, Ledger, LedgerError, RefusalRecord, RoundRecord, RoundTimes, StateOrigin, StateRecord, UnitAttempt,
 };
 pub use lock::LockError;
 pub use payload::{PAYLOAD_FORMAT, Payload, PayloadBuffer, PayloadError, PayloadFormat};
 pub use state::{MAX_ELEMENTS, MAX_TENSORS, STATE_FORMAT, State, StateError};
 pub use store::{Advanced, Opened, Resumed, STORE_FORMAT, Store, StoreError, checkpoints_path, ledger_path, read_spec};
 pub use sums::{Cover, Part, RoundSums, SumsError};
-pub use tensors::{DEFAULT_KEPT_STATES, StateFile, StateImport, StoredState, TensorError, TensorStore};
+pub use tensors::{DEFAULT_KEPT_STATES, KeptFile, StateFile, StateImport, StoredState, TensorError, TensorStore};

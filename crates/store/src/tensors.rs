@@ -107,6 +107,40 @@ struct Kept {
     file: Arc<File>,
 }
 
+/// The file of a state as another process sees it, which may remove it at any moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptFile {
+    /// The file.
+    pub path: PathBuf,
+    /// The state that its name says it is.
+    pub reference: StateRef,
+}
+
+impl KeptFile {
+    /// The states in a peer's tensor directory, by round; none if there is no such directory. Neither
+    /// takes the directory nor changes it.
+    ///
+    /// # Errors
+    /// [`TensorError::File`].
+    pub fn list(directory: &Path) -> Result<Vec<Self>, TensorError> {
+        let states = directory.join("states");
+        if !states.is_dir() {
+            return Ok(Vec::new());
+        }
+        let kept = |path: PathBuf| Some(Self { reference: reference_of(&path)?, path });
+        Ok(files::list(&states)?.into_iter().filter_map(kept).collect())
+    }
+
+    /// Reads the state and verifies that it is the one that the name says.
+    ///
+    /// # Errors
+    /// [`TensorError::State`], or [`TensorError::File`], also when it has been removed.
+    pub fn read(&self, spec: &RunSpec) -> Result<State, TensorError> {
+        let file = File::open(&self.path).at("open", &self.path)?;
+        read_verified(&file, &self.path, self.reference, spec)
+    }
+}
+
 /// The tensor files of one peer.
 #[derive(Debug)]
 pub struct TensorStore {
@@ -397,6 +431,13 @@ fn digest_of_file(file: &File) -> io::Result<Digest> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(PositionedReader::new(file))?;
     Ok(Digest(*hasher.finalize().as_bytes()))
+}
+
+/// The inverse of [`TensorStore::path_of`].
+fn reference_of(path: &Path) -> Option<StateRef> {
+    let name = path.file_name()?.to_str()?.strip_suffix(ENDING)?.strip_suffix('.')?;
+    let (round, digest) = name.split_once('-')?;
+    Some(StateRef { round: round.parse().ok()?, digest: digest.parse().ok()? })
 }
 
 fn round_of_output(path: &Path) -> Option<u64> {

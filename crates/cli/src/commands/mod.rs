@@ -12,3 +12,4 @@ pub(crate) mod simulate;
 pub(crate) mod soak;
 pub(crate) mod status;
 pub(crate) mod train;
+pub(crate) mod verify;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use peerless_peer::run_directory::RunDirectory;
-use peerless_peer::status::{PeerStatus, unix_us};
+use peerless_peer::status::{DivergenceStatus, PeerStatus, RefusalStatus, unix_us};
 use peerless_protocol::Digest;
 use serde_json::{Value, json};
 
@@ -55,7 +55,40 @@ fn text(run: &RunDirectory, peers: &[LocalPeer]) -> String {
     }
     lines.extend([String::new(), peer_table(peers), String::new(), numerics(peers)]);
     lines.extend(agreement(peers));
+    lines.extend(peers.iter().flat_map(|peer| divergences(peer).into_iter().chain(refusals(peer))));
     lines.join("\n")
+}
+
+/// What a peer received and did not use.
+fn refusals(peer: &LocalPeer) -> Vec<String> {
+    let Some(status) = peer.status.as_ref().filter(|status| status.refused > 0) else { return Vec::new() };
+    let name = &peer.name;
+    let line = |refusal: &RefusalStatus| {
+        let RefusalStatus { peer, kind, times, reason } = refusal;
+        format!("refused at peer {name}: {} {kind} from {peer}, the first: {reason}", thousands(*times))
+    };
+    let mut lines: Vec<String> = status.refusals.iter().map(line).collect();
+    let shown: u64 = status.refusals.iter().map(|refusal| refusal.times).sum();
+    if status.refused > shown {
+        lines.push(format!("refused at peer {name}: {} more from others", thousands(status.refused - shown)));
+    }
+    lines
+}
+
+/// Different states for one round that a peer has noticed.
+fn divergences(peer: &LocalPeer) -> Vec<String> {
+    let Some(status) = &peer.status else { return Vec::new() };
+    let Some(last) = status.last_divergence.filter(|_| status.divergences > 0) else { return Vec::new() };
+    let DivergenceStatus { round, own, winner, .. } = last;
+    let side = if own == winner { "which counts" } else { "which lost to the other one" };
+    vec![format!(
+        "DIVERGENCE at peer {}: {} noticed, the last at state {}: it held {}, {side} ({} counts)",
+        peer.name,
+        thousands(status.divergences),
+        thousands(round),
+        own.short(),
+        winner.short()
+    )]
 }
 
 fn peer_table(peers: &[LocalPeer]) -> String {

@@ -50,6 +50,7 @@ struct PeerSummary {
     rounds: u64,
     contributions: u64,
     backup_units: u64,
+    refused: u64,
     exit: String,
 }
 
@@ -134,6 +135,10 @@ impl Summary {
             let same = self.finished().filter(|peer| peer.state_digest == self.state_digest).count();
             lines.push(format!("           held by {same} of {} finished peers", self.finished().count()));
         }
+        let refused: u64 = self.peers.iter().map(|peer| peer.refused).sum();
+        if refused > 0 {
+            lines.push(format!("refused    {} messages; `peerless status` says whose", thousands(refused)));
+        }
         lines.push(String::new());
         lines.push(self.peer_table());
         lines.join("\n")
@@ -205,6 +210,7 @@ fn summarise(peers: &[Peer]) -> (Vec<PeerSummary>, Functions) {
             rounds: status.map_or(0, |status| status.steps),
             contributions: totals.contributions,
             backup_units: totals.backup_units,
+            refused: totals.refused,
             exit: peer.exit().map_or_else(|| "running".to_owned(), |exit| exit.to_string()),
         });
     }
@@ -221,6 +227,7 @@ fn totals(peer: &Peer, status: &PeerStatus) -> PeerTotals {
         cold_starts: status.functions.cold_starts,
         failed: status.functions.failed,
         retried: status.functions.retried,
+        refused: status.refused,
     })
 }
 

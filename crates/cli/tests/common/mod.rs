@@ -1,6 +1,8 @@
 //! Real `peerless` processes in a directory of their own, which is cleaned up whatever happens.
 #![allow(dead_code, reason = "every test program uses another part of this")]
 
+pub mod lying;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;

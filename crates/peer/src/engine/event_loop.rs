@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peerless_protocol::{
-    Digest, Effect, Event, Input, Member, Message, Node, PayloadRef, PeerId, RoundPlan, SignedContribution, StateMeta,
-    StateRef, UnitKind, UnitSet,
+    Digest, Effect, Event, Input, Member, Message, Node, PayloadRef, PeerId, RefusalKind, RoundPlan,
+    SignedContribution, StateMeta, StateRef, UnitKind, UnitSet,
 };
 use peerless_store::{Batch, ContributionRecord, EventRecord, RoundRecord, StateOrigin, StoredState};
 use tokio::sync::{Semaphore, mpsc};
@@ -17,12 +17,13 @@ use super::blobs::Blobs;
 use super::clock::{Clock, RoundClock};
 use super::discovery::Discovery;
 use super::functions::Functions;
-use super::journal::{Journal, contribution_records, event_record, invocation_record};
+use super::journal::{Journal, event_record, invocation_record, numerics_record};
+use super::refusals::{self, Refusals};
 use super::reporter::Reporter;
 use super::storage::{Applied, Storage};
 use crate::options::PeerError;
 use crate::run_directory::RunDirectory;
-use crate::status::{EvaluationStatus, FunctionStatus, Phase, unix_us};
+use crate::status::{DivergenceStatus, EvaluationStatus, FunctionStatus, Phase, unix_us};
 use crate::transport::PeerTransport;
 use crate::transport::download::{Download, fetch_blob};
 use crate::transport::{self, Rejection, Transport};
@@ -48,6 +49,7 @@ pub(super) enum Done {
     Combined { from: StateRef, shard: u32, payload: PayloadRef, cover: Vec<SignedContribution> },
     Applied { from: StateRef, applied: Box<Applied>, cover: Vec<SignedContribution> },
     Fetched { meta: StateMeta, stored: StoredState },
+    Refused { from: PeerId, kind: RefusalKind, reason: String },
     Failed(PeerError),
 }
 
@@ -66,6 +68,8 @@ pub(super) struct Parts {
     pub checkpoint_every: Duration,
     /// Length of a payload of the whole vector.
     pub payload_bytes: u64,
+    /// Numerics of the functions.
+    pub fingerprint: Digest,
 }
 
 pub(super) struct EventLoop {
@@ -78,6 +82,7 @@ pub(super) struct EventLoop {
     events: Vec<EventRecord>,
     /// Contributions that shards were added up from since the last round was written down.
     combined: Vec<ContributionRecord>,
+    refusals: Refusals,
     fetched: Option<StoredState>,
     /// What has arrived of a state whose donors went away: others may still have it.
     partial: Arc<Mutex<Option<Download>>>,
@@ -95,14 +100,16 @@ impl EventLoop {
         // round is bounded by units and peers, or one of at most `MAX_RECEIVING` payloads.
         let (done, finished_tasks) = mpsc::unbounded_channel();
         let receiving = kibibytes(parts.payload_bytes).saturating_mul(MAX_RECEIVING);
+        let begun = numerics_record(parts.fingerprint, parts.node.state().state.round, unix_us());
         Self {
             parts,
             done,
             finished_tasks,
             computing: Vec::new(),
             round: RoundClock::start(),
-            events: Vec::new(),
+            events: vec![begun],
             combined: Vec::new(),
+            refusals: Refusals::default(),
             fetched: None,
             partial: Arc::default(),
             receiving: Arc::new(Semaphore::new(receiving as usize)),
@@ -189,7 +196,9 @@ impl EventLoop {
                 self.feed(Input::Split { from, units, shards }).await
             }
             Done::Combined { from, shard, payload, cover } => {
-                self.combined.extend(contribution_records(&cover, unix_us()));
+                let at_us = unix_us();
+                let piece = |signed| ContributionRecord { accepted: false, ..ContributionRecord::of(signed, at_us) };
+                self.combined.extend(cover.iter().map(piece));
                 self.feed(Input::Combined { from, shard, payload }).await
             }
             Done::Applied { from, applied, cover } => self.applied(from, *applied, &cover).await,
@@ -197,8 +206,16 @@ impl EventLoop {
                 self.fetched = Some(stored);
                 self.feed(Input::StateFetched(meta)).await
             }
+            Done::Refused { from, kind, reason } => {
+                self.refuse(from, kind, &reason);
+                Ok(())
+            }
             Done::Failed(error) => Err(error),
         }
+    }
+
+    fn refuse(&mut self, from: PeerId, kind: RefusalKind, reason: &str) {
+        self.refusals.count(from, kind, reason, unix_us());
     }
 
     async fn transport_event(&mut self, event: transport::Event) -> Result<(), PeerError> {
@@ -208,6 +225,9 @@ impl EventLoop {
             }
             transport::Event::Disconnected { peer, reason } => {
                 tracing::info!(peer = %peer.short(), %reason, "disconnected");
+                if let Some(kind) = refusals::of_close(&reason) {
+                    self.refuse(peer, kind, &reason.to_string());
+                }
                 self.feed(Input::Disconnected(peer)).await
             }
             transport::Event::Message { from, bytes } => match Message::decode(&bytes) {
@@ -220,8 +240,8 @@ impl EventLoop {
                     self.feed(Input::Message { from, message }).await
                 }
                 Err(error) => {
-                    let reason = error.to_string();
-                    self.perform(Effect::Record(Event::Refused { from, reason })).await
+                    self.refuse(from, refusals::of_message(&error), &error.to_string());
+                    Ok(())
                 }
             },
             transport::Event::Payload { from, digest, bytes } => {
@@ -230,6 +250,10 @@ impl EventLoop {
                 Ok(())
             }
             transport::Event::Rejected { peer, address, reason } => {
+                if let (Some(peer), Some(kind)) = (peer, refusals::of_rejection(&reason)) {
+                    self.refuse(peer, kind, &reason.to_string());
+                    return Ok(());
+                }
                 let peer = peer.map(|peer| peer.short()).unwrap_or_default();
                 match reason {
                     // Said for every dial of a peer that is away.
@@ -297,8 +321,12 @@ impl EventLoop {
             match received {
                 Ok(payload) => Ok(Some(Done::Input(Input::PayloadHeld(payload)))),
                 Err(error) => {
-                    tracing::warn!(from = %from.short(), %error, "a payload is not used");
-                    Ok(None)
+                    let refused = |kind| Done::Refused { from, kind, reason: error.to_string() };
+                    let refused = refusals::of_payload(&error).map(refused);
+                    if refused.is_none() {
+                        tracing::warn!(from = %from.short(), %error, "a payload is not used");
+                    }
+                    Ok(refused)
                 }
             }
         });
@@ -451,10 +479,11 @@ impl EventLoop {
             units_computed,
             backup_units,
         };
+        let accepted = cover.iter().map(|signed| ContributionRecord::of(signed, at_us));
         let batch = Batch {
             state: Some((applied.meta.state, StateOrigin::Applied)),
             round: Some(round),
-            contributions: self.combined.drain(..).chain(contribution_records(cover, at_us)).collect(),
+            contributions: self.combined.drain(..).chain(accepted).collect(),
             ..self.pending()
         };
         self.parts.journal.record(batch).await?;
@@ -477,11 +506,17 @@ impl EventLoop {
             let kind = kind(&record);
             invocation_record(record, kind)
         });
-        Batch { invocations: invocations.collect(), events: std::mem::take(&mut self.events), ..Batch::default() }
+        Batch {
+            invocations: invocations.collect(),
+            events: std::mem::take(&mut self.events),
+            refusals: self.refusals.take_records(),
+            ..Batch::default()
+        }
     }
 
     /// Writes down what has gathered since the last round.
     pub async fn flush(&mut self) -> Result<(), PeerError> {
+        self.parts.reporter.update_later(|status| self.refusals.describe(status));
         let batch = self.pending();
         self.parts.journal.record(batch).await
     }
@@ -548,6 +583,7 @@ impl EventLoop {
         let contributions = cover.iter().filter(|signed| signed.contribution.peer == me).count() as u64;
         let backups = u64::from(self.round.backups);
         let neighbours = self.parts.node.neighbours().count();
+        let refusals = &self.refusals;
         let reporter = &self.parts.reporter;
         let change = |status: &mut crate::status::PeerStatus| {
             super::describe(status, &applied.header, applied.meta.state.digest);
@@ -555,6 +591,7 @@ impl EventLoop {
             status.contributions += contributions;
             status.backup_units += backups;
             status.neighbours = neighbours;
+            refusals.describe(status);
         };
         if self.status_written.elapsed() >= STATUS_EVERY || applied.meta.finished {
             self.status_written = Instant::now();
@@ -572,15 +609,22 @@ impl EventLoop {
         let functions = functions_status(&self.parts.functions);
         self.parts.reporter.update(|status| {
             status.functions = functions;
+            self.refusals.describe(status);
             status.updated_unix_us = unix_us();
         });
     }
 
     fn record(&mut self, event: &Event) {
         match event {
+            Event::Refused { from, kind, reason } => return self.refuse(*from, *kind, reason),
             Event::Backup { .. } => self.round.backups += 1,
-            Event::Divergence { round, winner, .. } => {
-                tracing::error!(round, winner = %winner.short(), "peers hold different states for one round");
+            Event::Divergence { round, own, winner, peer } => {
+                tracing::error!(round, %own, %winner, other = %peer, "peers hold different states for one round");
+                let last = DivergenceStatus { round: *round, own: *own, winner: *winner, peer: *peer };
+                self.parts.reporter.update(|status| {
+                    status.divergences += 1;
+                    status.last_divergence = Some(last);
+                });
             }
             _ => {}
         }

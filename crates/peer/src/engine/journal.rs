@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use peerless_protocol::{Event, SignedContribution};
-use peerless_store::{Batch, ContributionRecord, EventRecord, InvocationRecord, Ledger, LedgerError, ledger_path};
+use peerless_protocol::{Digest, Event};
+use peerless_store::{Batch, EventRecord, InvocationRecord, Ledger, LedgerError, ledger_path};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -78,26 +78,18 @@ pub(super) fn event_record(event: &Event, round: u64, at_us: u64) -> EventRecord
         Event::Divergence { round, own, winner, peer } => {
             ("divergence", json!({ "round": round, "own": own, "winner": winner, "peer": peer }))
         }
-        Event::Refused { from, reason } => ("refused", json!({ "peer": from, "reason": reason })),
+        // Counted instead, as there may be any number of them; see `refusals`.
+        Event::Refused { from, kind, reason } => {
+            ("refused", json!({ "peer": from, "kind": kind.name(), "reason": reason }))
+        }
     };
     EventRecord { at_us, round: Some(round), kind: kind.into(), detail: detail.to_string() }
 }
 
-/// The ledger's form of the contributions that a round was applied from.
-pub(super) fn contribution_records(cover: &[SignedContribution], at_us: u64) -> Vec<ContributionRecord> {
-    let record = |signed: &SignedContribution| {
-        let contribution = &signed.contribution;
-        ContributionRecord {
-            round: contribution.from.round,
-            at_us,
-            peer: contribution.peer,
-            units: contribution.units.clone(),
-            samples: contribution.training.samples + contribution.evaluation.samples,
-            digest: contribution.payload.map(|payload| payload.digest),
-            accepted: true,
-        }
-    };
-    cover.iter().map(record).collect()
+/// With which numerics a process of this peer computes: whoever recomputes its units must know.
+pub(super) fn numerics_record(fingerprint: Digest, round: u64, at_us: u64) -> EventRecord {
+    let detail = json!({ "fingerprint": fingerprint }).to_string();
+    EventRecord { at_us, round: Some(round), kind: "numerics".into(), detail }
 }
 
 /// The ledger's form of an invocation.

@@ -6,6 +6,7 @@ mod discovery;
 mod event_loop;
 mod functions;
 mod journal;
+mod refusals;
 mod reporter;
 mod storage;
 
@@ -143,6 +144,7 @@ async fn run_opened(
         stored,
         checkpoint_every: options.checkpoint_every,
         payload_bytes: format.shape().bytes(None),
+        fingerprint,
     };
     let mut event_loop = EventLoop::new(parts);
     let outcome = event_loop.run(events, leave).await;
@@ -220,6 +222,10 @@ fn starting(options: &PeerOptions, peer: PeerId) -> PeerStatus {
         rounds_applied: 0,
         contributions: 0,
         backup_units: 0,
+        divergences: 0,
+        last_divergence: None,
+        refused: 0,
+        refusals: Vec::new(),
         functions: FunctionsStatus::default(),
         error: None,
         updated_unix_us: unix_us(),
@@ -237,10 +243,10 @@ fn describe(status: &mut PeerStatus, header: &StateHeader, digest: Digest) {
     status.evaluation = header.evaluation.as_ref().map(evaluation_status);
 }
 
-/// Where a peer's tensors are: in shared memory where there is any, since they are rewritten every
+/// Where the tensors of the peer with this directory are: in shared memory where there is any, since they are rewritten every
 /// round and functions read them from there. Named after the peer's directory, so that a restarted
 /// peer finds them.
-fn tensor_directory(peer_directory: &Path) -> PathBuf {
+pub fn tensor_directory(peer_directory: &Path) -> PathBuf {
     let shared = Path::new("/dev/shm");
     let real = peer_directory.canonicalize().unwrap_or_else(|_| peer_directory.into());
     let name = format!("peerless-{}", &Digest::of(real.as_os_str().as_encoded_bytes()).to_string()[..32]);

@@ -16,24 +16,22 @@ use crate::time::Time;
 pub(super) const DOUBT: Duration = Duration::from_secs(1);
 
 /// Rounds for which the digests of all peers are remembered and compared.
-const HISTORY_ROUNDS: usize = 8;
+pub(super) const HISTORY_ROUNDS: usize = 8;
 
 impl Node {
     /// Remembers which digest a peer has for a round, and compares it with the own one.
     pub(super) fn observe_state(&mut self, now: Time, peer: PeerId, state: StateRef) {
-        let newest = self.history.keys().next_back().copied().unwrap_or(0);
-        let span = HISTORY_ROUNDS as u64;
-        let out_of_reach = state.round > self.state.state.round.saturating_add(span) && peer != self.me;
-        if out_of_reach || state.round.saturating_add(span) <= newest {
+        // The window is that of the own state: what others claim must not push out what can be compared.
+        let (own, span) = (self.state.state.round, HISTORY_ROUNDS as u64);
+        let out_of_reach = state.round > own.saturating_add(span) && peer != self.me;
+        if out_of_reach || state.round.saturating_add(span) <= own {
             return;
         }
         let digests = self.history.entry(state.round).or_default();
         let news = digests.insert(peer, state.digest) != Some(state.digest);
         // Who has the same can only speak for it. In a crowd that saves a look at everyone for everyone.
         let differs = peer == self.me || digests.get(&self.me) != Some(&state.digest);
-        while self.history.len() > HISTORY_ROUNDS {
-            self.history.pop_first();
-        }
+        self.history.retain(|round, _| round.saturating_add(span) > own);
         if news && differs {
             self.check_divergence(now, state.round);
         }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::io::{Effect, StateMeta};
+use super::catch_up::HISTORY_ROUNDS;
+use super::io::{Effect, RefusalKind, StateMeta};
 use super::round::{Entry, Round};
 use super::{Node, Phase};
 use crate::contribution::{Contribution, ContributionError, PayloadRef, SignedContribution};
@@ -122,8 +123,13 @@ impl Node {
             self.keep_for_later(from, signed);
             return;
         }
-        let stale = !self.is_working_on(contribution.from) && !self.is_mutated(Mutant::StaleContributionAccepted);
-        if stale || self.round.known(contribution.shard).iter().any(|entry| entry.signed == signed) {
+        let long_over = contribution.from.round.saturating_add(HISTORY_ROUNDS as u64) < self.state.state.round;
+        if long_over || self.round.known(contribution.shard).iter().any(|entry| entry.signed == signed) {
+            let round = contribution.from.round;
+            self.refuse(from, RefusalKind::Replayed, format!("contribution to round {round} that was there before"));
+            return;
+        }
+        if !self.is_working_on(contribution.from) && !self.is_mutated(Mutant::StaleContributionAccepted) {
             return;
         }
         let checked = if contribution.peer == from || self.is_mutated(Mutant::ForgedAuthorAccepted) {
@@ -132,9 +138,9 @@ impl Node {
             Err(ContributionError::NotTheSender(contribution.peer))
         };
         if let Err(error) = checked {
-            self.refuse(from, error.to_string());
+            self.refuse(from, (&error).into(), error.to_string());
         } else if self.round.is_flooded_by(&from, contribution.shard) {
-            self.refuse(from, "more contributions to a round than it has units".into());
+            self.refuse(from, RefusalKind::Flood, "more contributions to a round than it has units".into());
         } else {
             let ready = contribution.payload.is_none_or(|payload| self.held.contains(&payload));
             self.learn_pace(from, contribution);
@@ -169,13 +175,20 @@ impl Node {
     /// Keeps a contribution to a round that this peer has not begun; its signature is checked then.
     fn keep_for_later(&mut self, from: PeerId, signed: SignedContribution) {
         let contribution = &signed.contribution;
-        let checked = contribution.check(&self.config.spec, self.run, &self.config.payload);
+        let checked = match contribution.peer == from {
+            true => contribution.check(&self.config.spec, self.run, &self.config.payload),
+            false => Err(ContributionError::NotTheSender(contribution.peer)),
+        };
+        if let Err(error) = checked {
+            self.refuse(from, (&error).into(), error.to_string());
+            return;
+        }
         let made = self.early.iter().filter(|(sender, _)| *sender == from).count() as u64;
         let plan = RoundPlan::new(&self.config.spec, contribution.from.round);
         let unlimited = self.is_mutated(Mutant::EarlyContributionsWithoutLimit);
         let allowed = if unlimited { u64::MAX } else { Round::most_contributions(&plan, &self.config.payload) };
         let known = self.early.iter().any(|(_, early)| *early == signed);
-        if checked.is_ok() && contribution.peer == from && made < allowed && !known && self.early.len() < MAX_EARLY {
+        if made < allowed && !known && self.early.len() < MAX_EARLY {
             self.early.push((from, signed));
         }
     }

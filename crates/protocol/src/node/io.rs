@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 
-use crate::contribution::{PayloadRef, SignedContribution};
+use crate::contribution::{ContributionError, PayloadRef, SignedContribution};
 use crate::ids::{Digest, PeerId};
 use crate::message::{Member, Message};
 use crate::shard::PayloadShape;
@@ -325,7 +325,59 @@ pub enum Event {
     Refused {
         /// The sender.
         from: PeerId,
+        /// What is wrong with it.
+        kind: RefusalKind,
         /// Why.
         reason: String,
     },
+}
+
+/// What is wrong with something received; refusals are counted by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RefusalKind {
+    /// Bytes that are no message.
+    Malformed,
+    /// Of another version of the program.
+    Version,
+    /// Longer than allowed.
+    Oversized,
+    /// Without the signature of the author that it names.
+    Forged,
+    /// In the right form, with content that cannot be.
+    Wrong,
+    /// Received before. A few are usual when a connection is replaced.
+    Replayed,
+    /// More than anyone needs to send.
+    Flood,
+    /// A blob that does not have its digest.
+    Corrupt,
+}
+
+impl RefusalKind {
+    /// Its name in ledger, log and status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Version => "version",
+            Self::Oversized => "oversized",
+            Self::Forged => "forged",
+            Self::Wrong => "wrong",
+            Self::Replayed => "replayed",
+            Self::Flood => "flood",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+impl From<&ContributionError> for RefusalKind {
+    fn from(error: &ContributionError) -> Self {
+        match error {
+            ContributionError::NotTheSender(_) | ContributionError::Signature => Self::Forged,
+            ContributionError::OtherRun(_)
+            | ContributionError::Units
+            | ContributionError::Payload
+            | ContributionError::Shard(_)
+            | ContributionError::Samples { .. } => Self::Wrong,
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::io::{Effect, Event};
+use super::io::{Effect, Event, RefusalKind};
 use super::{Neighbour, Node, Phase};
 use crate::assignment::Capacities;
 use crate::ids::PeerId;
@@ -107,7 +107,8 @@ impl Node {
 
     pub(super) fn heartbeat_received(&mut self, now: Time, peer: PeerId, heartbeat: Heartbeat) {
         if heartbeat.state.round > self.config.spec.rounds + 1 {
-            self.refuse(peer, format!("heartbeat of round {}, which the run does not have", heartbeat.state.round));
+            let reason = format!("heartbeat of round {}, which the run does not have", heartbeat.state.round);
+            self.refuse(peer, RefusalKind::Wrong, reason);
             return;
         }
         let Some(neighbour) = self.neighbours.get_mut(&peer) else { return };

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use footprint::Footprint;
-pub use io::{Config, Crowd, Effect, Event, Input, StateMeta, StopReason};
+pub use io::{Config, Crowd, Effect, Event, Input, RefusalKind, StateMeta, StopReason};
 pub use membership::{HEARTBEAT_EVERY, SUSPECT_AFTER};
 
 use crate::contribution::{ContributionError, PayloadRef, SignedContribution};
@@ -270,7 +270,7 @@ impl Node {
         all.into_iter().for_each(|peer| self.send(peer, message.clone()));
     }
 
-    fn refuse(&mut self, from: PeerId, reason: String) {
-        self.emit(Effect::Record(Event::Refused { from, reason }));
+    fn refuse(&mut self, from: PeerId, kind: RefusalKind, reason: String) {
+        self.emit(Effect::Record(Event::Refused { from, kind, reason }));
     }
 }

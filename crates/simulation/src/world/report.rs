@@ -90,7 +90,9 @@ impl World {
                 self.name(other),
                 if own == winner { "the own one" } else { "the other one" }
             ),
-            Event::Refused { from, reason } => format!("refuses what {} sent: {reason}", self.name(from)),
+            Event::Refused { from, kind, reason } => {
+                format!("refuses what {} sent ({}): {reason}", self.name(from), kind.name())
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! What the ledger records.
 
-use peerless_protocol::{Digest, PeerId, StateRef, Tally, UnitSet};
+use peerless_protocol::{
+    Contribution, Digest, PayloadRef, PeerId, RunId, SignedContribution, StateRef, Tally, UnitSet,
+};
 
 /// Where a state came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +26,19 @@ impl StateOrigin {
             Self::Restored => "restored",
         }
     }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        [Self::Initial, Self::Applied, Self::Fetched, Self::Restored].into_iter().find(|origin| origin.name() == name)
+    }
+}
+
+/// A state that a peer held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateRecord {
+    /// Number and digest.
+    pub reference: StateRef,
+    /// Where it came from.
+    pub origin: StateOrigin,
 }
 
 /// Where a round's time went, in microseconds.
@@ -85,12 +100,13 @@ impl From<&Tally> for EvaluationRecord {
     }
 }
 
-/// One announcement.
+/// One announcement, with all that its signature is over except the run, which is that of the ledger's
+/// directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ContributionRecord {
     /// The round.
     pub round: u64,
-    /// When it was made or arrived, in microseconds since the Unix epoch.
+    /// When the round was applied, in microseconds since the Unix epoch.
     pub at_us: u64,
     /// Who announced it.
     pub peer: PeerId,
@@ -100,8 +116,71 @@ pub struct ContributionRecord {
     pub samples: u64,
     /// Digest of the payload; `None` without gradient units.
     pub digest: Option<Digest>,
-    /// Whether it was part of the cover that was applied.
+    /// Whether it was part of the cover that was applied, and the round was not applied again since.
     pub accepted: bool,
+    /// What else the signature is over, and the signature; `None` in rows written before ledgers kept it.
+    pub proof: Option<ContributionProof>,
+}
+
+/// The part of a contribution that only its signature needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContributionProof {
+    /// Digest of the state that the units were computed from.
+    pub from: Digest,
+    /// The part of the flat vector that the sum is about; `None` for all of it.
+    pub shard: Option<u32>,
+    /// Totals over the training samples.
+    pub training: Tally,
+    /// Totals over the test samples.
+    pub evaluation: Tally,
+    /// What the units took at the author, in microseconds.
+    pub elapsed_us: u64,
+    /// Length of the payload in bytes; 0 without one.
+    pub payload_bytes: u64,
+    /// The author's Ed25519 signature.
+    pub signature: [u8; 64],
+}
+
+impl ContributionRecord {
+    /// The record of a contribution to a round that was applied at `at_us`.
+    pub fn of(signed: &SignedContribution, at_us: u64) -> Self {
+        let contribution = &signed.contribution;
+        Self {
+            round: contribution.from.round,
+            at_us,
+            peer: contribution.peer,
+            units: contribution.units.clone(),
+            samples: contribution.training.samples.saturating_add(contribution.evaluation.samples),
+            digest: contribution.payload.map(|payload| payload.digest),
+            accepted: true,
+            proof: Some(ContributionProof {
+                from: contribution.from.digest,
+                shard: contribution.shard,
+                training: contribution.training,
+                evaluation: contribution.evaluation,
+                elapsed_us: contribution.elapsed_us,
+                payload_bytes: contribution.payload.map_or(0, |payload| payload.bytes),
+                signature: signed.signature(),
+            }),
+        }
+    }
+
+    /// What the author signed, to be checked; `None` without proof.
+    pub fn signed(&self, run: RunId) -> Option<SignedContribution> {
+        let proof = self.proof.as_ref()?;
+        let contribution = Contribution {
+            run,
+            peer: self.peer,
+            from: StateRef { round: self.round, digest: proof.from },
+            units: self.units.clone(),
+            shard: proof.shard,
+            training: proof.training,
+            evaluation: proof.evaluation,
+            elapsed_us: proof.elapsed_us,
+            payload: self.digest.map(|digest| PayloadRef { digest, bytes: proof.payload_bytes }),
+        };
+        Some(SignedContribution::from_parts(contribution, proof.signature))
+    }
 }
 
 /// One invocation of a function.
@@ -165,6 +244,21 @@ pub struct EventRecord {
     pub detail: String,
 }
 
+/// How often a sender's messages of one kind were refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusalRecord {
+    /// The sender.
+    pub peer: PeerId,
+    /// The kind of refusal, such as `malformed`.
+    pub kind: String,
+    /// How often since this was last recorded.
+    pub times: u64,
+    /// When the first and the last of them came, in microseconds since the Unix epoch.
+    pub at_us: (u64, u64),
+    /// What was wrong with one of them, for people.
+    pub reason: String,
+}
+
 /// What is recorded together: all of it or, after a crash, nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Batch {
@@ -178,6 +272,8 @@ pub struct Batch {
     pub invocations: Vec<InvocationRecord>,
     /// Events.
     pub events: Vec<EventRecord>,
+    /// Refusals, which are added to those recorded before.
+    pub refusals: Vec<RefusalRecord>,
 }
 
 /// Totals over all invocations.

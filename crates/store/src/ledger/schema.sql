@@ -31,7 +31,8 @@ CREATE TABLE rounds (
     backup_units       INTEGER NOT NULL
 );
 
--- Announcements, this peer's own and others'.
+-- Announcements that rounds were applied from. The columns from state_digest on are null in rows of
+-- version 1.
 CREATE TABLE contributions (
     round    INTEGER NOT NULL,
     at_us    INTEGER NOT NULL,
@@ -39,7 +40,18 @@ CREATE TABLE contributions (
     units    TEXT NOT NULL, -- such as 0-3,7
     samples  INTEGER NOT NULL,
     digest   TEXT, -- of the payload; null without gradient units
-    accepted INTEGER NOT NULL
+    accepted INTEGER NOT NULL, -- 0 once the round was applied again, and for what was added up to a shard here
+    state_digest        TEXT, -- of state round
+    training_samples    INTEGER,
+    training_correct    INTEGER,
+    training_loss_sum   INTEGER, -- in steps of 2^-40
+    evaluation_samples  INTEGER,
+    evaluation_correct  INTEGER,
+    evaluation_loss_sum INTEGER,
+    elapsed_us          INTEGER,
+    payload_bytes       INTEGER, -- 0 without a payload
+    shard               INTEGER, -- null for the whole vector
+    signature           TEXT -- Ed25519, by peer, over all of the above and the run
 );
 CREATE INDEX contributions_of_round ON contributions (round);
 
@@ -69,4 +81,15 @@ CREATE TABLE events (
     round  INTEGER,
     kind   TEXT NOT NULL,
     detail TEXT NOT NULL CHECK (json_valid(detail))
+);
+
+-- What was received and not used, by sender and kind.
+CREATE TABLE refusals (
+    peer        TEXT NOT NULL,
+    kind        TEXT NOT NULL,
+    times       INTEGER NOT NULL,
+    first_at_us INTEGER NOT NULL,
+    last_at_us  INTEGER NOT NULL,
+    reason      TEXT NOT NULL, -- of the first one
+    PRIMARY KEY (peer, kind)
 );

@@ -1,12 +1,15 @@
 use std::path::PathBuf;
 
-use peerless_protocol::{Digest, PeerId, StateRef};
+use ed25519_dalek::SigningKey;
+use peerless_protocol::{Contribution, Digest, PayloadRef, PeerId, SignedContribution, StateRef};
 use peerless_store::{
-    Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, Ledger, LedgerError,
-    RoundRecord, RoundTimes, StateOrigin, UnitAttempt,
+    Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, LEDGER_VERSION,
+    Ledger, LedgerError, RefusalRecord, RoundRecord, RoundTimes, StateOrigin, StateRecord, UnitAttempt,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
+
+use super::fixtures::{spec, tally};
 
 fn path(directory: &TempDir) -> PathBuf {
     directory.path().join("ledger.sqlite")
@@ -37,6 +40,7 @@ fn batch(number: u64) -> Batch {
         samples: 6,
         digest: accepted.then_some(Digest::of(b"payload")),
         accepted,
+        proof: None,
     };
     let invocation = |attempt: u32, outcome: &str| InvocationRecord {
         id: u64::from(attempt),
@@ -60,7 +64,25 @@ fn batch(number: u64) -> Batch {
         contributions: vec![contribution(true), contribution(false)],
         invocations: vec![invocation(1, "crashed"), invocation(2, "ok")],
         events: vec![event],
+        refusals: Vec::new(),
     }
+}
+
+/// A contribution of two units to the round from this state, with numbers beyond those of SQLite.
+fn signed(from: StateRef, elapsed_us: u64) -> SignedContribution {
+    let key = SigningKey::from_bytes(&[3; 32]);
+    let contribution = Contribution {
+        run: spec().id(),
+        peer: PeerId(key.verifying_key().to_bytes()),
+        from,
+        units: [0, 3].into_iter().collect(),
+        shard: Some(7),
+        training: tally(4, 2, -17),
+        evaluation: tally(0, 0, 0),
+        elapsed_us,
+        payload: Some(PayloadRef { digest: Digest::of(b"payload"), bytes: 96 }),
+    };
+    SignedContribution::sign(contribution, &key)
 }
 
 #[test]
@@ -115,6 +137,9 @@ fn a_round_that_is_applied_again_replaces_its_record() {
     ledger.record(&batch(1)).unwrap();
     ledger.record(&batch(1)).unwrap();
     assert_eq!(ledger.rounds(0, 10).unwrap(), [round(1)]);
+    let accepted: Vec<bool> =
+        ledger.contributions(0, 10).unwrap().into_iter().map(|contribution| contribution.accepted).collect();
+    assert_eq!(accepted, [false, false, true, false], "the first cover still counts");
     // Invocations were paid for twice.
     assert_eq!(ledger.invocation_totals().unwrap().invocations, 4);
 }
@@ -142,7 +167,7 @@ fn a_ledger_of_a_newer_version_is_refused_and_unchanged() {
     let error = Ledger::open(&path(&directory)).unwrap_err();
     assert!(matches!(error, LedgerError::Newer { found: 99, .. }), "{error}");
     assert!(matches!(Ledger::open_read_only(&path(&directory)), Err(LedgerError::Newer { .. })));
-    set(1);
+    set(LEDGER_VERSION);
     Ledger::open(&path(&directory)).unwrap();
 }
 
@@ -154,4 +179,103 @@ fn what_is_no_ledger_is_refused() {
     let missing = directory.path().join("missing");
     assert!(matches!(Ledger::open_read_only(&missing), Err(LedgerError::Sqlite { .. })));
     assert!(!missing.exists());
+}
+
+#[test]
+fn a_contribution_is_read_back_with_a_signature_that_still_holds() {
+    let directory = TempDir::new().unwrap();
+    let mut ledger = Ledger::open(&path(&directory)).unwrap();
+    let from = StateRef { round: 5, digest: Digest::of(b"state") };
+    let signed = signed(from, u64::MAX);
+    let contributions = vec![ContributionRecord::of(&signed, 11)];
+    ledger.record(&Batch { contributions: contributions.clone(), ..Batch::default() }).unwrap();
+    let read = ledger.contributions(5, 6).unwrap();
+    assert_eq!(read, contributions);
+    assert_eq!(read[0].signed(spec().id()), Some(signed));
+    assert_eq!(read[0].signed(spec().id()).unwrap().verify(), Ok(()));
+    for column in ["digest", "state_digest", "peer"] {
+        let connection = Connection::open(path(&directory)).unwrap();
+        let change = format!("UPDATE contributions SET {column} = ?1");
+        connection.execute(&change, [Digest::of(column.as_bytes()).to_string()]).unwrap();
+        let changed = ledger.contributions(5, 6).unwrap().pop().unwrap().signed(spec().id()).unwrap();
+        assert!(changed.verify().is_err(), "{column}");
+    }
+}
+
+#[test]
+fn a_row_that_holds_no_contribution_is_an_error() {
+    let directory = TempDir::new().unwrap();
+    let mut ledger = Ledger::open(&path(&directory)).unwrap();
+    let from = StateRef { round: 5, digest: Digest::of(b"state") };
+    let contributions = vec![ContributionRecord::of(&signed(from, 7), 11)];
+    ledger.record(&Batch { contributions, ..Batch::default() }).unwrap();
+    for (column, value) in [("signature", "12"), ("units", "9-1"), ("units", "0-4000000000"), ("peer", "me")] {
+        let connection = Connection::open(path(&directory)).unwrap();
+        let change = |value: &str| connection.execute(&format!("UPDATE contributions SET {column} = ?1"), [value]);
+        let before: String =
+            connection.query_row(&format!("SELECT {column} FROM contributions"), [], |row| row.get(0)).unwrap();
+        change(value).unwrap();
+        assert!(matches!(ledger.contributions(0, 9), Err(LedgerError::Sqlite { .. })), "{column} {value}");
+        change(&before).unwrap();
+    }
+    assert_eq!(ledger.contributions(0, 9).unwrap().len(), 1);
+}
+
+#[test]
+fn refusals_are_added_up_by_sender_and_kind() {
+    let directory = TempDir::new().unwrap();
+    let mut ledger = Ledger::open(&path(&directory)).unwrap();
+    let refusal = |kind: &str, times, at_us| RefusalRecord {
+        peer: PeerId([7; 32]),
+        kind: kind.into(),
+        times,
+        at_us,
+        reason: format!("at {}", at_us.0),
+    };
+    for refusals in
+        [vec![refusal("replayed", 1, (1, 1)), refusal("malformed", 9, (1, 4))], vec![refusal("replayed", 4, (5, 8))]]
+    {
+        ledger.record(&Batch { refusals, ..Batch::default() }).unwrap();
+    }
+    let expected =
+        [refusal("malformed", 9, (1, 4)), RefusalRecord { reason: "at 1".into(), ..refusal("replayed", 5, (1, 8)) }];
+    assert_eq!(ledger.refusals(10).unwrap(), expected);
+    assert_eq!(ledger.refusals(1).unwrap(), expected[..1]);
+}
+
+/// The tables as version 1 made them.
+const VERSION_1: &str = include_str!("ledger_version_1.sql");
+
+#[test]
+fn a_ledger_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written() {
+    let directory = TempDir::new().unwrap();
+    let connection = Connection::open(path(&directory)).unwrap();
+    connection.execute_batch(VERSION_1).unwrap();
+    drop(connection);
+    let reader = Ledger::open_read_only(&path(&directory)).unwrap();
+    let read = reader.contributions(0, 10).unwrap();
+    assert_eq!(
+        read.iter().map(|row| (row.accepted, row.proof.is_some())).collect::<Vec<_>>(),
+        [(false, false), (true, false)]
+    );
+    assert!(!reader.keeps_all_signatures().unwrap());
+    assert_eq!(reader.refusals(10).unwrap(), []);
+    let reference = StateRef { round: 4, digest: Digest([0x44; 32]) };
+    assert_eq!(reader.state_records(0, 10).unwrap(), [StateRecord { reference, origin: StateOrigin::Applied }]);
+
+    let mut writer = Ledger::open(&path(&directory)).unwrap();
+    let contributions = vec![ContributionRecord::of(&signed(reference, 7), 11)];
+    writer.record(&Batch { contributions: contributions.clone(), ..Batch::default() }).unwrap();
+    let read = writer.contributions(0, 10).unwrap();
+    // The round had been applied twice, of which version 1 kept both covers.
+    assert_eq!(read.iter().map(|row| row.accepted).collect::<Vec<_>>(), [false, true, true]);
+    assert_eq!(read[2..], contributions);
+    assert!(!writer.keeps_all_signatures().unwrap(), "some rows are older");
+    drop(Ledger::open(&path(&directory)).unwrap());
+}
+
+#[test]
+fn a_new_ledger_keeps_all_signatures() {
+    let directory = TempDir::new().unwrap();
+    assert!(Ledger::open(&path(&directory)).unwrap().keeps_all_signatures().unwrap());
 }
