@@ -520,3 +520,22 @@ fn a_contribution_that_comes_again_is_counted_as_replayed() {
     let over = bench.message(1, signed(1, contribution(1, state(1), &[0])));
     assert_eq!(replayed(&over), [(id(1), RefusalKind::Replayed)]);
 }
+
+#[test]
+fn overlapping_sums_of_a_peer_that_is_gone_are_completed_from_own_units() {
+    // Alone at first, so that all units are its own.
+    let (mut bench, start) = Bench::new(0);
+    bench.feed(Input::Connected(Member { peer: id(1), addresses: Vec::new() }));
+    bench.heartbeat(1, state(10));
+    let announced = contribution(1, state(10), &[0, 1]);
+    let held = announced.payload.unwrap();
+    bench.message(1, signed(1, announced));
+    bench.feed(Input::PayloadHeld(held));
+    bench.feed(Input::Disconnected(id(1)));
+    let failed = Input::UnitFailed { from: state(10), unit: 0, cause: "out of memory".into() };
+    bench.feed(failed);
+    let others: Vec<Effect> =
+        start.into_iter().filter(|effect| !matches!(effect, Effect::Compute { unit: 0, .. })).collect();
+    let cover = applied_cover(&bench.compute_all(&others)).expect("the round is applied");
+    assert_eq!(cover.iter().map(UnitSet::len).sum::<u32>(), 4);
+}

@@ -277,6 +277,13 @@ impl Node {
     /// Every unit is here, but only in sums that overlap: asks for the sums of just what is missing
     /// beside the best disjoint choice.
     fn untangle(&mut self, now: Time) {
+        let parts: Vec<&Entry> = self.round.entries.iter().filter(|entry| entry.ready).collect();
+        if let Some(rest) = self.own_remainder(&parts) {
+            if self.round.wanted.insert((self.me, rest.clone(), None)) {
+                self.sum(now, rest);
+            }
+            return;
+        }
         let mut left = self.uncovered();
         let mine: UnitSet = left.iter().filter(|unit| self.round.computed().contains(*unit)).collect();
         if !mine.is_empty() {
@@ -301,6 +308,15 @@ impl Node {
                 self.send(peer, Message::UnitsWanted { from: self.round.from, units: part, shard: None });
             }
         }
+    }
+
+    /// What the sums of others leave to this peer, if it has computed all of that. Own sums can be formed of
+    /// any units at once, while others have to be asked, and may be gone.
+    pub(super) fn own_remainder(&self, parts: &[&Entry]) -> Option<UnitSet> {
+        let contributions = parts.iter().map(|entry| &entry.signed.contribution);
+        let others: Vec<&UnitSet> = contributions.filter(|part| part.peer != self.me).map(|part| &part.units).collect();
+        let (_, left) = disjoint_choice(&self.round.plan.all(), &others);
+        (!left.is_empty() && left.is_subset(&self.round.computed())).then_some(left)
     }
 
     pub(super) fn units_wanted(&mut self, now: Time, peer: PeerId, from: StateRef, units: UnitSet, shard: Option<u32>) {

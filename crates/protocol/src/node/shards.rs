@@ -347,6 +347,12 @@ impl Node {
     /// missing beside the best disjoint choice.
     fn untangle_shard(&mut self, now: Time, shard: u32) {
         let parts = self.round.parts_of(shard);
+        if let Some(rest) = self.own_remainder(&parts) {
+            if self.round.wanted.insert((self.me, rest.clone(), Some(shard))) {
+                self.ask(now, self.me, rest, shard);
+            }
+            return;
+        }
         let sets: Vec<&UnitSet> = parts.iter().map(|entry| &entry.signed.contribution.units).collect();
         let (_, mut left) = disjoint_choice(&self.round.plan.all(), &sets);
         let makers: Vec<(PeerId, UnitSet)> = parts

@@ -10,8 +10,9 @@ use std::time::Duration;
 use peerless_protocol::Time;
 
 /// Longest time without a new state anywhere, while peers are up and nothing new goes wrong. The longest
-/// thing that must be waited for is a function that never ends, on three attempts in a row.
-pub(crate) const STALL: Duration = Duration::from_secs(8);
+/// things that must be waited for are the first deadline of a peer that knows of no time yet (10 s), and
+/// then a function that never ends, on three attempts in a row.
+pub(crate) const STALL: Duration = Duration::from_secs(16);
 
 /// Who is how far, and since when nothing happened.
 #[derive(Debug, Clone, Default)]

@@ -21,8 +21,8 @@ const UNANNOUNCED: usize = 64;
 /// The same where payloads are shards.
 const UNANNOUNCED_SHARDS: usize = 4096;
 
-/// Rounds whose digests are compared, as in the protocol.
-const HISTORY: usize = 8;
+/// Rounds whose digests are compared, as in the protocol: eight back to the own one, and eight ahead.
+const HISTORY: usize = 16;
 
 /// Compares what a peer keeps with its limits. `plan` is that of the larger of the round under way and
 /// the next one, `others` the number of peers that it was ever connected with;
