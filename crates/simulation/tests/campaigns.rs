@@ -50,7 +50,9 @@ fn no_fresh_seed_of_the_mixed_scenario_violates_an_invariant() {
 #[test]
 fn no_scenario_violates_an_invariant() {
     for scenario in Scenario::built_in().unwrap().into_iter().filter(|scenario| scenario.name != "mixed") {
-        let report = campaign(&scenario.name, 1_000, 10);
+        // Thousands of signed shards a round take their time.
+        let seeds = if scenario.name == "scale" { 1 } else { 10 };
+        let report = campaign(&scenario.name, 1_000, seeds);
         assert_no_violation(&scenario.name, &report);
         assert!(report.metrics.rounds > 0, "{}: no round was done", scenario.name);
     }
