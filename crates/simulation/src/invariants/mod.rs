@@ -17,7 +17,7 @@ use std::fmt;
 use peerless_protocol::Time;
 
 pub(crate) use exact_cover::{check_cover, check_shards};
-pub(crate) use liveness::Liveness;
+pub(crate) use liveness::{Liveness, STALL};
 pub(crate) use memory_bounds::{MAX_PAYLOAD_AGE, check_footprint};
 pub(crate) use message_bounds::{Allowance, check_size};
 pub(crate) use no_spinning::MAX_TICKS_AT_ONCE;

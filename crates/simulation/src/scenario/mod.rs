@@ -16,6 +16,7 @@ pub use script::ScriptedFault;
 pub use span::Span;
 
 use crate::adversary::AttackKind;
+use crate::invariants::STALL;
 
 /// The scenarios that are built in, by name. The first one is the default.
 const BUILT_IN: [(&str, &str); 10] = [
@@ -102,6 +103,9 @@ pub struct Scenario {
     /// Virtual time after the last fault in which everybody must get to the end, in s.
     #[serde(default = "default_patience")]
     pub patience_s: Span,
+    /// Virtual time in which some peer must have a new state while nothing new goes wrong, in s.
+    #[serde(default = "default_stall")]
+    pub stall_s: Span,
     /// The network.
     #[serde(default)]
     pub network: NetworkFigures,
@@ -262,6 +266,10 @@ fn default_patience() -> Span {
     Span::just(120.0)
 }
 
+fn default_stall() -> Span {
+    Span::just(STALL.as_secs_f64())
+}
+
 fn default_within() -> Span {
     Span::new(0.0, 2_000.0)
 }
@@ -390,6 +398,7 @@ impl Scenario {
             ("elements", self.elements, 1.0, 1e6),
             ("gather_ms", self.gather_ms, 0.0, 1e6),
             ("patience_s", self.patience_s, 1.0, 1e6),
+            ("stall_s", self.stall_s, 1.0, 1e6),
             ("within_ms", self.within_ms, 0.0, 1e9),
             ("network.loss_percent", self.network.loss_percent, 0.0, 90.0),
             ("network.duplicate_percent", self.network.duplicate_percent, 0.0, 100.0),

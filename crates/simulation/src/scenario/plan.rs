@@ -80,6 +80,7 @@ impl Scenario {
             gather_at_most: Duration::from_micros(self.gather_ms.draw_thousandths(random)),
             patience: Duration::from_millis(self.patience_s.draw_thousandths(random)),
             restart_after_stop: Some(RESTART_AFTER_STOP),
+            stall: Duration::from_secs_f64(self.stall_s.low),
             crowd: Crowd {
                 sharded_from: self.crowd.sharded_from.draw(random) as usize,
                 sparse_from: self.crowd.sparse_from.draw(random) as usize,

@@ -19,7 +19,7 @@ use crate::clock::Clock;
 use crate::disk::Disk;
 use crate::faults::Fault;
 use crate::functions::{Functions, Pool};
-use crate::invariants::{Allowance, Invariant, Liveness, MAX_TICKS_AT_ONCE, Progress, Violation};
+use crate::invariants::{Allowance, Invariant, Liveness, MAX_TICKS_AT_ONCE, Progress, STALL, Violation};
 use crate::metrics::{Meter, Metrics, Recovery};
 use crate::model::Reference;
 use crate::network::{Links, Network};
@@ -54,6 +54,8 @@ pub struct Setup {
     pub disk_write: Range<u64>,
     /// How long a peer waits for those that it expects.
     pub gather_at_most: Duration,
+    /// Longest time without a new state anywhere while nothing new goes wrong.
+    pub stall: Duration,
     /// From how many peers on messages are saved.
     pub crowd: Crowd,
     /// Virtual time from the last fault after which everybody must be at the end.
@@ -80,6 +82,7 @@ impl Setup {
             clock_drift_ppm: 0,
             disk_write: 500..3_000,
             gather_at_most: Duration::from_secs(2),
+            stall: STALL,
             crowd: Crowd::default(),
             patience: Duration::from_secs(120),
             restart_after_stop: None,
@@ -248,7 +251,9 @@ impl World {
 
     fn advance(&mut self, at: Time) {
         self.now = self.now.max(at);
-        self.check(None, Invariant::Liveness, |world| world.liveness.check(world.now, || world.is_busy()));
+        self.check(None, Invariant::Liveness, |world| {
+            world.liveness.check(world.now, world.setup.stall, || world.is_busy())
+        });
         if self.faults_pending == 0 && self.now.since(self.last_fault) > self.setup.patience {
             self.check(None, Invariant::Liveness, Self::all_at_the_end);
         }
