@@ -232,7 +232,7 @@ fn the_summary_has_all_documented_fields() {
         assert_eq!(found, fields);
     };
     has(&summary, &fields);
-    let peer = ["name", "id", "pid", "state_digest", "rounds", "contributions", "backup_units", "exit"];
+    let peer = ["name", "id", "pid", "state_digest", "rounds", "contributions", "backup_units", "refused", "exit"];
     has(&summary["peers"][0], &peer);
     has(&summary["functions"], &["invocations", "cold_starts", "failed", "retried"]);
     has(&summary["events"][0], &["at_unix_us", "round", "kind", "peer", "detail"]);
