@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::sync::Arc;
 
+use common::faults;
 use peerless_protocol::{Crowd, Time};
-use peerless_simulation::{Cut, DiskFate, Fault, Network, Outcome, Reference, Setup, World, small_spec};
+use peerless_simulation::{Cut, Fault, Network, Outcome, Reference, Setup, World, small_spec};
 use proptest::prelude::*;
 
 /// As many shards: enough for several at each peer, few enough that signatures do not take all the time.
@@ -55,20 +58,6 @@ fn peers_on_both_sides_of_the_threshold_understand_each_other() {
     world.schedule(Time(50_000), Fault::Cut(1, Cut::both_ways([0])));
     world.schedule(Time(3_000_000), Fault::Mend(1));
     assert_finished(&world.run(), &reference, 0..8);
-}
-
-fn faults(peers: usize) -> impl Strategy<Value = Vec<(u64, Fault)>> {
-    // Peer 0 is never crashed, so that somebody is there at the end.
-    let one = (0..3_000_000_u64, 0..8_u8, 1..peers).prop_map(|(at, kind, peer)| match kind {
-        0 => vec![(at, Fault::Crash(peer))],
-        1 => vec![(at, Fault::Crash(peer)), (at + 300_000, Fault::Restart(peer, DiskFate::Torn))],
-        2 => vec![(at, Fault::Crash(peer)), (at + 50_000, Fault::Restart(peer, DiskFate::Lost))],
-        3 | 4 => vec![(at, Fault::Freeze(peer)), (at + 1_500_000, Fault::Thaw(peer))],
-        5 => vec![(at, Fault::Freeze(0)), (at + 400_000, Fault::Thaw(0))],
-        6 => vec![(at, Fault::Cut(at as u32, Cut::both_ways([peer]))), (at + 1_000_000, Fault::Mend(at as u32))],
-        _ => vec![(at, Fault::UnitFails(peer, (at % 6) as u32))],
-    });
-    prop::collection::vec(one, 0..5).prop_map(|faults| faults.concat())
 }
 
 proptest! {
