@@ -362,6 +362,25 @@ fn a_silent_peer_is_suspected_and_its_units_are_computed() {
 }
 
 #[test]
+fn a_silent_peer_is_suspected_although_rounds_are_too_short_for_periodic_heartbeats() {
+    let (mut bench, mut effects) = Bench::new(1);
+    let (silent_since, mut rounds, mut suspected) = (bench.now, 0, false);
+    while bench.now.since(silent_since) < SUSPECT_AFTER + Duration::from_millis(200) {
+        let done = bench.compute_all(&effects);
+        let applied = [effects, done].concat().iter().any(|effect| matches!(effect, Effect::Apply { .. }));
+        effects = bench.wait(Duration::from_millis(5));
+        let from = bench.node.state().state;
+        if applied {
+            rounds += 1;
+            effects.extend(bench.feed(Input::Applied { from, meta: meta(state(from.round + 1)) }));
+        }
+        suspected |= effects.contains(&Effect::Record(Event::PeerSuspected(id(1))));
+    }
+    assert!(rounds > 12, "{rounds} rounds are longer than a heartbeat each");
+    assert!(suspected);
+}
+
+#[test]
 fn two_rounds_behind_is_caught_up_at_once_and_one_round_after_a_moment() {
     let (mut bench, _) = Bench::new(1);
     assert!(fetches(&bench.heartbeat(1, state(11))).is_empty());

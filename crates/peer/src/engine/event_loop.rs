@@ -32,6 +32,10 @@ use crate::transport::{self, Rejection, Transport};
 /// own; this only finds new ones.
 const DISCOVERY_EVERY: Duration = Duration::from_millis(250);
 
+/// How often the status says what the functions do. On a timer of its own: the protocol's ticks stay away
+/// while rounds are short, and right after a round no function ever works.
+const FUNCTIONS_EVERY: Duration = Duration::from_millis(100);
+
 /// Shortest time between two writes of the status.
 const STATUS_EVERY: Duration = Duration::from_millis(20);
 
@@ -131,6 +135,8 @@ impl EventLoop {
         let mut discovery = Discovery::default();
         let mut look = tokio::time::interval(DISCOVERY_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut describe = tokio::time::interval(FUNCTIONS_EVERY);
+        describe.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.feed(Input::Tick).await?;
         while self.over.is_none() {
             let now = self.parts.clock.now();
@@ -138,10 +144,8 @@ impl EventLoop {
             tokio::select! {
                 Some(done) = self.finished_tasks.recv() => self.task_finished(done).await?,
                 Some(event) = events.recv() => self.transport_event(event).await?,
-                () = tokio::time::sleep_until(self.parts.clock.instant(wake).into()) => {
-                    self.feed(Input::Tick).await?;
-                    self.update_functions();
-                }
+                () = tokio::time::sleep_until(self.parts.clock.instant(wake).into()) => self.feed(Input::Tick).await?,
+                _ = describe.tick() => self.update_functions(),
                 () = &mut leave, if !left => {
                     left = true;
                     tracing::info!("asked to leave");
@@ -604,7 +608,6 @@ impl EventLoop {
         }
     }
 
-    /// At a tick and not when a round is applied, since at that moment no function ever works.
     fn update_functions(&self) {
         let functions = functions_status(&self.parts.functions);
         self.parts.reporter.update(|status| {

@@ -29,6 +29,14 @@ const CROWD: usize = 16;
 /// Neighbours that a newcomer asks for the list of members.
 const LISTS_WANTED: usize = 4;
 
+impl Neighbour {
+    /// When it is left out of the view unless it is heard before.
+    fn suspect_at(&self, patience: Duration) -> Option<Time> {
+        let unanswered = self.probed.filter(|_| !self.suspected).map(|at| at + patience);
+        unanswered.map(|at| at.max(self.heard + SUSPECT_AFTER))
+    }
+}
+
 impl Node {
     /// The peers to share the next work with, this one included: connected, not suspected and not more
     /// than a round behind, as far as is known.
@@ -169,11 +177,12 @@ impl Node {
         self.neighbours.len() + 1 >= self.config.crowd.sparse_from
     }
 
-    /// Tells everyone how far this peer is.
+    /// Tells everyone how far this peer is. Takes the place of the next periodic heartbeat, so whoever is
+    /// silent must answer here as well: with short rounds there is no other one.
     pub(super) fn broadcast_heartbeat(&mut self, now: Time) {
         self.schedule_heartbeat(now);
-        let heartbeat = Message::Heartbeat(self.heartbeat());
-        self.broadcast(&heartbeat);
+        let everyone: Vec<PeerId> = self.neighbours.keys().copied().collect();
+        everyone.into_iter().for_each(|peer| self.say_alive_to(now, peer));
     }
 
     /// Tells others of a state that was formed here. In a crowd only of the last one: contributions say
@@ -189,20 +198,25 @@ impl Node {
         self.next_heartbeat = now + if storm { HEARTBEAT_EVERY / 50 } else { HEARTBEAT_EVERY };
     }
 
-    /// Sends a heartbeat to everyone, or in a crowd to a few, one after the other. Who must answer: those
-    /// of whom nothing was heard for a while, since in a crowd they may not have been asked to.
+    /// Sends a heartbeat to everyone, or in a crowd to a few, one after the other. Those few must answer,
+    /// since in a crowd nothing else may have asked them to for long.
     pub(super) fn say_alive(&mut self, now: Time) {
         self.schedule_heartbeat(now);
-        let sparse = self.is_sparse();
-        let peers = if sparse { self.next_to_probe() } else { self.neighbours.keys().copied().collect() };
-        let heartbeat = self.heartbeat();
-        for peer in peers {
-            let silent = self.neighbours.get(&peer).is_some_and(|n| now.since(n.heard) >= SUSPECT_AFTER / 2);
-            if sparse || silent {
-                self.probe(now, peer);
-            } else {
-                self.send(peer, Message::Heartbeat(heartbeat));
-            }
+        if self.is_sparse() {
+            self.next_to_probe().into_iter().for_each(|peer| self.probe(now, peer));
+        } else {
+            self.broadcast_heartbeat(now);
+        }
+    }
+
+    /// Sends a heartbeat to a peer, which must answer it if nothing was heard of it for a while. In a crowd
+    /// nobody hears of most others for a while.
+    fn say_alive_to(&mut self, now: Time, peer: PeerId) {
+        let silent = |neighbour: &Neighbour| now.since(neighbour.heard) >= SUSPECT_AFTER / 2;
+        if !self.is_sparse() && self.neighbours.get(&peer).is_some_and(silent) {
+            self.probe(now, peer);
+        } else {
+            self.send(peer, Message::Heartbeat(self.heartbeat()));
         }
     }
 
@@ -225,11 +239,8 @@ impl Node {
     /// Leaves those out of the view that have not answered. Others are told in a crowd, where each of them
     /// would take long to come upon it, and find out for themselves: a rumour costs a message and no trust.
     pub(super) fn suspect_the_silent(&mut self, now: Time) {
-        let patience = if self.is_sparse() { SUSPECT_AFTER } else { SUSPECT_AFTER / 2 };
-        let silent = |neighbour: &Neighbour| {
-            let unanswered = neighbour.probed.is_some_and(|at| now.since(at) >= patience);
-            !neighbour.suspected && unanswered && now.since(neighbour.heard) >= SUSPECT_AFTER
-        };
+        let patience = self.patience();
+        let silent = |neighbour: &Neighbour| neighbour.suspect_at(patience).is_some_and(|at| now >= at);
         let silent: Vec<PeerId> = self.neighbours.iter().filter(|(_, n)| silent(n)).map(|(peer, _)| *peer).collect();
         for peer in &silent {
             if let Some(neighbour) = self.neighbours.get_mut(peer) {
@@ -244,6 +255,17 @@ impl Node {
         if !silent.is_empty() {
             self.view_changed(now);
         }
+    }
+
+    /// How long a neighbour may take to answer.
+    fn patience(&self) -> Duration {
+        if self.is_sparse() { SUSPECT_AFTER } else { SUSPECT_AFTER / 2 }
+    }
+
+    /// When the first of those who were asked for an answer is suspected.
+    pub(super) fn suspicion_at(&self) -> Option<Time> {
+        let patience = self.patience();
+        self.neighbours.values().filter_map(|neighbour| neighbour.suspect_at(patience)).min()
     }
 
     pub(super) fn rumour_of_silence(&mut self, now: Time, peer: PeerId) {

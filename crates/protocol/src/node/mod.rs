@@ -178,7 +178,7 @@ impl Node {
 
     /// When the next [`Input::Tick`] is due; `None` after the end.
     pub fn deadline(&self) -> Option<Time> {
-        let mut next = self.next_heartbeat;
+        let mut next = self.suspicion_at().map_or(self.next_heartbeat, |at| at.min(self.next_heartbeat));
         match self.phase {
             Phase::Left => return None,
             Phase::Gathering if self.fetching.is_none() => next = next.min(self.gather_until),
