@@ -1,10 +1,11 @@
 //! The seeds in `seeds/`: made here, and run through their targets.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use peerless_peer::ticket::{JoinSecret, Ticket};
-use peerless_protocol::function::{FUNCTION_PROTOCOL, Failure, FailureKind, Output, Report, Task, TensorRef, Work};
+use peerless_protocol::function::{FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work};
 use peerless_protocol::{Digest, Heartbeat, Member, Message, PeerId, StateRef, Tally, UnitKind, UnitSet};
 use peerless_store::{Checkpoints, PayloadFormat, export};
 
@@ -131,10 +132,17 @@ fn reports() -> Vec<Vec<u8>> {
 
 fn tasks() -> Vec<Vec<u8>> {
     let spec = fixtures::spec();
-    let parameters = TensorRef { path: "/p".into(), offset: 64, elements: 11 };
-    let unit = Work::Unit { round: 1, unit: 2, unit_kind: UnitKind::Gradient, parameters, output: "/o".into() };
+    let parameters = TensorRef { place: Place::Path("/p".into()), offset: 64, elements: 11, digest: None };
+    let unit = Work::Unit {
+        round: 1,
+        unit: 2,
+        unit_kind: UnitKind::Gradient,
+        parameters,
+        output: Place::Path("/o".into()),
+        dataset: BTreeMap::new(),
+    };
     let task = |work| Task { version: FUNCTION_PROTOCOL, invocation: 7, run: spec.id(), spec: spec.clone(), work };
-    [Work::Ping, Work::Initialise { output: "/o".into() }, unit]
+    [Work::Ping, Work::Initialise { output: Place::Path("/o".into()) }, unit]
         .map(task)
         .iter()
         .map(|task| serde_json::to_vec(task).unwrap())

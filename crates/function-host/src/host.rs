@@ -7,13 +7,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use peerless_protocol::function::{FUNCTION_PROTOCOL, Failure, FailureKind, Output, Report, Task, TensorRef, Work};
+use peerless_protocol::function::{
+    FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work,
+};
 use peerless_protocol::{EpochOrder, RoundPlan, RunSpec, UnitKind, evaluation_samples, unit_seed};
 use peerless_training::datasets::{Dataset, dataset, default_dir};
 use peerless_training::{Model, Trainer, TrainingError};
 
 use crate::failure::{failure, training_failure};
-use crate::tensor_file;
+use crate::place::Places;
 
 /// How a function works.
 #[derive(Debug, Clone)]
@@ -37,6 +39,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Host {
     options: Options,
+    places: Places,
     trainer: Option<Trainer>,
     order: Option<WarmOrder>,
 }
@@ -52,7 +55,7 @@ struct WarmOrder {
 impl Host {
     /// A cold function: everything is loaded when a task first needs it.
     pub fn new(options: Options) -> Self {
-        Self { options, trainer: None, order: None }
+        Self { options, places: Places::default(), trainer: None, order: None }
     }
 
     /// Does a task. Never panics: a panic of the tensor library (its assertions, a failed
@@ -62,8 +65,7 @@ impl Host {
     pub fn handle(&mut self, task: &Task) -> Report {
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.outcome(task))).unwrap_or_else(|panic| {
-            self.trainer = None;
-            self.order = None;
+            *self = Self::new(self.options.clone());
             Err(failure(FailureKind::Environment, format!("the computation panicked: {}", panic_message(&*panic))))
         });
         if let Err(failure) = &outcome {
@@ -78,8 +80,8 @@ impl Host {
         }
         match &task.work {
             Work::Ping => Ok(Output::Pong),
-            Work::Initialise { output } => initialise(&task.spec, output),
-            Work::Unit { round, unit, unit_kind, parameters, output } => {
+            Work::Initialise { output } => initialise(&task.spec, &mut self.places, output),
+            Work::Unit { round, unit, unit_kind, parameters, output, .. } => {
                 check(&task.spec, *round, *unit, *unit_kind)?;
                 match unit_kind {
                     UnitKind::Gradient => self.gradient(&task.spec, *round, *unit, parameters, output),
@@ -95,23 +97,25 @@ impl Host {
         round: u64,
         unit: u32,
         parameters: &TensorRef,
-        output: &Path,
+        output: &Place,
     ) -> Result<Output, Failure> {
         let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, spec)?;
-        let values = tensor_file::read(parameters, trainer.model().layout().elements())?;
         let samples = warm_order(&mut self.order, spec, round).samples(spec, round, unit);
-        let result = trainer.gradient(&values, samples, unit_seed(spec, round, unit));
-        let result = result.map_err(|error| training_failure(&error))?;
-        let digest = tensor_file::write(output, &result.gradient)?;
+        let result = self.places.with(parameters, trainer.model().layout().elements(), |values| {
+            let result = trainer.gradient(values, samples, unit_seed(spec, round, unit));
+            result.map_err(|error| training_failure(&error))
+        })?;
+        let digest = self.places.write(output, &result.gradient)?;
         Ok(Output::Unit { tally: result.tally, digest: Some(digest) })
     }
 
     fn evaluation(&mut self, spec: &RunSpec, round: u64, unit: u32, parameters: &TensorRef) -> Result<Output, Failure> {
         let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, spec)?;
-        let values = tensor_file::read(parameters, trainer.model().layout().elements())?;
         let index = unit - RoundPlan::new(spec, round).gradient_units;
-        let tally = trainer.evaluate(&values, evaluation_samples(spec, index));
-        Ok(Output::Unit { tally: tally.map_err(|error| training_failure(&error))?, digest: None })
+        let tally = self.places.with(parameters, trainer.model().layout().elements(), |values| {
+            trainer.evaluate(values, evaluation_samples(spec, index)).map_err(|error| training_failure(&error))
+        })?;
+        Ok(Output::Unit { tally, digest: None })
     }
 }
 
@@ -126,7 +130,7 @@ pub(crate) fn unsupported_version(found: u16) -> Failure {
     failure(FailureKind::Unsupported, what)
 }
 
-fn initialise(spec: &RunSpec, output: &Path) -> Result<Output, Failure> {
+fn initialise(spec: &RunSpec, places: &mut Places, output: &Place) -> Result<Output, Failure> {
     let build = || {
         let mut model = Model::named(&spec.model)?;
         let fingerprint = model.fingerprint()?;
@@ -134,7 +138,7 @@ fn initialise(spec: &RunSpec, output: &Path) -> Result<Output, Failure> {
         Ok((model.layout().clone(), values, fingerprint))
     };
     let (layout, values, fingerprint) = build().map_err(|error: TrainingError| training_failure(&error))?;
-    let digest = tensor_file::write(output, &values)?;
+    let digest = places.write(output, &values)?;
     Ok(Output::Initialised { layout, digest, fingerprint })
 }
 

@@ -9,6 +9,8 @@
 
 mod failure;
 mod host;
+mod place;
+mod remote;
 mod stdio;
 mod tensor_file;
 

@@ -7,33 +7,28 @@ use std::path::{Path, PathBuf};
 use std::process;
 
 use peerless_protocol::Digest;
-use peerless_protocol::function::{Failure, FailureKind, TensorRef};
+use peerless_protocol::function::{Failure, FailureKind};
 
 use crate::failure::{failure, io_kind};
 
 /// Bytes that are converted together: large enough for few system calls, small enough for the cache.
 const CHUNK: usize = 64 * 1024;
 
-/// Reads a tensor, which must have `elements` elements. A plain read and not a mapping: a file that
-/// shrinks meanwhile gives an error instead of killing the process with SIGBUS.
-pub(crate) fn read(tensor: &TensorRef, elements: u64) -> Result<Vec<f32>, Failure> {
-    let path = tensor.path.display();
-    let failed = |error: io::Error| failure(io_kind(&error), format!("cannot read parameters {path}: {error}"));
-    if tensor.elements != elements {
-        let what = format!("parameters {path} have {} elements, but the model has {elements}", tensor.elements);
-        return Err(failure(FailureKind::Input, what));
-    }
-    let mut file = File::open(&tensor.path).map_err(failed)?;
+/// Reads `elements` elements from byte `offset` on. A plain read and not a mapping: a file that shrinks
+/// meanwhile gives an error instead of killing the process with SIGBUS.
+pub(crate) fn read(path: &Path, offset: u64, elements: u64) -> Result<Vec<f32>, Failure> {
+    let name = path.display();
+    let failed = |error: io::Error| failure(io_kind(&error), format!("cannot read parameters {name}: {error}"));
+    let mut file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    let end = elements.checked_mul(4).and_then(|bytes| bytes.checked_add(tensor.offset));
+    let end = elements.checked_mul(4).and_then(|bytes| bytes.checked_add(offset));
     if end.is_none_or(|end| end > length) {
-        let from = tensor.offset;
         let what = format!(
-            "parameters {path} are truncated: {elements} elements from byte {from} on, but the file has {length} bytes"
+            "parameters {name} are truncated: {elements} elements from byte {offset} on, but the file has {length} bytes"
         );
         return Err(failure(FailureKind::Input, what));
     }
-    file.seek(SeekFrom::Start(tensor.offset)).map_err(failed)?;
+    file.seek(SeekFrom::Start(offset)).map_err(failed)?;
     read_elements(file, elements as usize).map_err(failed)
 }
 
@@ -96,8 +91,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
         for first in [0, 1, 39_999] {
             let elements = (values.len() - first) as u64;
-            let tensor = TensorRef { path: path.clone(), offset: first as u64 * 4, elements };
-            assert_eq!(read(&tensor, elements).unwrap(), values[first..]);
+            assert_eq!(read(&path, first as u64 * 4, elements).unwrap(), values[first..]);
         }
     }
 
@@ -107,8 +101,7 @@ mod tests {
         let path = folder.path().join("t");
         write(&path, &[1.0; 10]).unwrap();
         for offset in [4, 40, u64::MAX - 8, u64::MAX] {
-            let tensor = TensorRef { path: path.clone(), offset, elements: 10 };
-            let error = read(&tensor, 10).unwrap_err();
+            let error = read(&path, offset, 10).unwrap_err();
             assert_eq!(error.kind, FailureKind::Input);
             assert!(error.message.contains("truncated"), "{}", error.message);
         }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, not in their helpers")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use peerless_aggregation::{LearningRate, Optimizer};
 use peerless_function_host::MAX_LINE_BYTES;
-use peerless_protocol::function::{FUNCTION_PROTOCOL, Failure, FailureKind, Output, Report, Task, TensorRef, Work};
+use peerless_protocol::function::{
+    FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work,
+};
 use peerless_protocol::{Digest, EpochOrder, EvaluationSpec, RunSpec, SPEC_VERSION, UnitKind, unit_seed};
 use peerless_training::datasets::{Dataset, PullOptions, dataset, default_dir, pull};
 use peerless_training::{Model, Trainer};
@@ -92,7 +95,7 @@ fn spec() -> RunSpec {
 fn write(path: &Path, values: &[f32]) -> TensorRef {
     let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     fs::write(path, bytes).unwrap();
-    TensorRef { path: path.to_owned(), offset: 0, elements: values.len() as u64 }
+    TensorRef { place: Place::Path(path.to_owned()), offset: 0, elements: values.len() as u64, digest: None }
 }
 
 fn floats(path: &Path) -> Vec<f32> {
@@ -101,7 +104,7 @@ fn floats(path: &Path) -> Vec<f32> {
 }
 
 fn unit(round: u64, unit: u32, unit_kind: UnitKind, parameters: TensorRef, output: &Path) -> Work {
-    Work::Unit { round, unit, unit_kind, parameters, output: output.to_owned() }
+    Work::Unit { round, unit, unit_kind, parameters, output: Place::Path(output.to_owned()), dataset: BTreeMap::new() }
 }
 
 #[test]
@@ -117,7 +120,7 @@ fn initial_parameters_are_those_of_the_model_and_need_no_dataset() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("initial");
     let mut function = Function::start(Path::new("/nowhere"));
-    let outcome = function.invoke(&spec(), Work::Initialise { output: output.clone() });
+    let outcome = function.invoke(&spec(), Work::Initialise { output: Place::Path(output.clone()) });
     let mut model = Model::named("lenet5").unwrap();
     assert_eq!(floats(&output), model.initial_values(11).unwrap());
     let expected = Output::Initialised {
@@ -180,7 +183,7 @@ fn a_task_that_cannot_be_done_is_reported_and_the_function_goes_on() {
     let no_unit = unit(0, 4, UnitKind::Gradient, parameters.clone(), &output);
     fails(&spec, no_unit, FailureKind::Unsupported, "round 0 has no Gradient unit 4");
 
-    let missing = TensorRef { path: folder.path().join("missing"), ..parameters.clone() };
+    let missing = TensorRef { place: Place::Path(folder.path().join("missing")), ..parameters.clone() };
     fails(&spec, gradient(&missing), FailureKind::Input, "cannot read parameters");
     let longer = TensorRef { elements: 61_707, ..parameters.clone() };
     fails(&spec, gradient(&longer), FailureKind::Input, "but the model has 61706");
@@ -214,7 +217,7 @@ fn a_task_of_another_version_or_shape_is_reported() {
     let mut function = Function::start(Path::new("/nowhere"));
     for (line, message) in [
         (r#"{"version":99,"invocation":5,"anything":"else"}"#, "task of function protocol 99"),
-        (r#"{"version":1,"invocation":5,"work":{"kind":"dance"}}"#, "the task cannot be read"),
+        (r#"{"version":2,"invocation":5,"work":{"kind":"dance"}}"#, "the task cannot be read"),
     ] {
         function.send(format!("{line}\n").as_bytes());
         let report = function.report();

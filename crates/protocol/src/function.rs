@@ -1,9 +1,11 @@
 //! The function protocol: what a peer sends to a function and gets back.
 //!
 //! Tasks and reports are small JSON documents, so that a function can be written in any language;
-//! tensors never travel in them. A tensor is named by reference: a file, the byte range inside it
-//! and, where its content is known beforehand, its digest.
+//! tensors never travel in them. A tensor is named by reference: where it is, the byte range there and,
+//! where a function cannot trust the way, its digest.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -14,17 +16,65 @@ use crate::state::{Layout, Tally};
 use crate::units::UnitKind;
 
 /// Version of the function protocol; a function refuses tasks of another version.
-pub const FUNCTION_PROTOCOL: u16 = 1;
+pub const FUNCTION_PROTOCOL: u16 = 2;
 
-/// A tensor of little-endian f32 in a file that peer and function both see.
+/// Where bytes are that a function reads or writes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Place {
+    /// A file that peer and function both see.
+    Path(PathBuf),
+    /// A resource on the network: read with GET and a range, written with PUT.
+    Remote(Remote),
+}
+
+/// A resource that can be reached by HTTP, and the right to do so.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remote {
+    /// `http:` or `https:`. May itself hold the right (a presigned URL), so it is a secret too.
+    pub url: String,
+    /// Sent as `Authorization: Bearer TOKEN`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+}
+
+impl Remote {
+    /// The URL without its query, where presigned URLs keep their secret: fit for messages.
+    pub fn address(&self) -> &str {
+        self.url.split(['?', '#']).next().unwrap_or_default()
+    }
+}
+
+/// Shows no secret.
+impl fmt::Debug for Remote {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remote").field("address", &self.address()).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Remote(remote) => f.write_str(remote.address()),
+        }
+    }
+}
+
+/// A tensor of little-endian f32.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TensorRef {
-    /// The file.
-    pub path: PathBuf,
-    /// Where in the file the first element starts, in bytes.
+    /// The file or resource that holds it.
+    #[serde(flatten)]
+    pub place: Place,
+    /// Where in it the first element starts, in bytes.
     pub offset: u64,
     /// Number of f32 elements.
     pub elements: u64,
+    /// BLAKE3 of the elements' bytes. Given with [`Place::Remote`], so that a function can check what
+    /// it fetched, and needs to fetch it once only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Digest>,
 }
 
 /// What a function is asked to do.
@@ -49,8 +99,8 @@ pub enum Work {
     /// Write the model's initial parameters (and buffers) for the spec's seed to `output`, and
     /// report the layout.
     Initialise {
-        /// File to create with the flat f32 vector.
-        output: PathBuf,
+        /// What to create with the flat f32 vector.
+        output: Place,
     },
     /// Compute one unit of a round.
     Unit {
@@ -62,8 +112,11 @@ pub enum Work {
         unit_kind: UnitKind,
         /// The flat vector of parameters and buffers to compute with.
         parameters: TensorRef,
-        /// File to create with the gradient, as long as the flat vector; unused by evaluations.
-        output: PathBuf,
+        /// What to create with the gradient, as long as the flat vector; unused by evaluations.
+        output: Place,
+        /// The dataset's files by name, for functions that do not have them. Of these, ranges are read.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        dataset: BTreeMap<String, Remote>,
     },
     /// Do nothing: measures the cost of an invocation, and warms a function up.
     Ping,

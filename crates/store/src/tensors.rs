@@ -16,6 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use peerless_protocol::function::{Place, TensorRef};
 use peerless_protocol::{Digest, RunSpec, StateRef};
 use thiserror::Error;
 
@@ -77,6 +78,14 @@ pub struct StoredState {
     pub elements: u64,
     /// Bytes of the file.
     pub size: u64,
+}
+
+impl StoredState {
+    /// The flat vector, for a function that sees the file.
+    pub fn vector(&self) -> TensorRef {
+        let place = Place::Path(self.path.clone());
+        TensorRef { place, offset: self.vector_offset, elements: self.elements, digest: None }
+    }
 }
 
 /// A kept state that is open to be served; stays readable when the state is no longer kept.

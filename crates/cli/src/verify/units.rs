@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use peerless_function_host::{Host, Options};
-use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Task, TensorRef, Work};
+use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Place, Task, Work};
 use peerless_protocol::{Digest, RoundPlan, RunSpec, Tally, UnitKind, UnitSet};
 use peerless_store::{Payload, PayloadFormat, RoundSums, RoundTotals, State, StoredState, TensorStore, apply};
 use tempfile::TempDir;
@@ -133,9 +133,14 @@ impl Units {
         for unit in missing {
             self.invocations += 1;
             let output = self.tensors.unit_output(round, unit);
-            let parameters =
-                TensorRef { path: stored.path.clone(), offset: stored.vector_offset, elements: stored.elements };
-            let work = Work::Unit { round, unit, unit_kind: plan.kind(unit), parameters, output: output.clone() };
+            let work = Work::Unit {
+                round,
+                unit,
+                unit_kind: plan.kind(unit),
+                parameters: stored.vector(),
+                output: Place::Path(output.clone()),
+                dataset: BTreeMap::new(),
+            };
             let report = self.host.handle(&task(&self.spec, self.invocations, work));
             let outcome = report.outcome.map_err(|failure| anyhow!("{}", failure.message));
             let outcome = outcome.with_context(|| format!("unit {unit} of round {round} cannot be computed here"))?;
@@ -156,7 +161,7 @@ fn task(spec: &RunSpec, invocation: u64, work: Work) -> Task {
 }
 
 fn initial(spec: &RunSpec, host: &mut Host, output: &Path) -> anyhow::Result<(Start, PayloadFormat)> {
-    let report = host.handle(&task(spec, 0, Work::Initialise { output: output.to_owned() }));
+    let report = host.handle(&task(spec, 0, Work::Initialise { output: Place::Path(output.to_owned()) }));
     let answer = report.outcome.map_err(|failure| anyhow!("{}", failure.message));
     let Output::Initialised { layout, fingerprint, .. } =
         answer.context("the initial state cannot be computed here")?

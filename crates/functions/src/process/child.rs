@@ -277,7 +277,8 @@ mod tests {
         assert_eq!(parse_report(pong, 7, &ping).map(|report| report.duration_us), Ok(1));
         let other = ProtocolViolation::WrongInvocation { expected: 8, found: 7 };
         assert_eq!(parse_report(pong, 8, &ping), Err(other));
-        let initialise = Expected::from(&Work::Initialise { output: "/x".into() });
+        let initialise =
+            Expected::from(&Work::Initialise { output: peerless_protocol::function::Place::Path("/x".into()) });
         let wrong = ProtocolViolation::WrongOutput { expected: WorkLabel::Initialise };
         assert_eq!(parse_report(pong, 7, &initialise), Err(wrong));
         let garbage = parse_report(&[0xff; 1000], 7, &ping);

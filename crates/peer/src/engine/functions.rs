@@ -1,5 +1,6 @@
 //! Tasks for functions, and what becomes of their answers.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use peerless_functions::{
     FunctionPlatform, InvocationRecord, PlatformSnapshot, ProcessConfig, ProcessPool, RetryPolicy, Retrying,
 };
-use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Task, TensorRef, Work};
+use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Place, Task, Work};
 use peerless_protocol::{Digest, Input, Layout, PeerId, RunId, RunSpec, StateRef, UnitKind};
 use peerless_store::StoredState;
 
@@ -64,7 +65,7 @@ impl Functions {
 
     /// Has the model's initial parameters made in `output`, which is removed again.
     pub async fn prepare(&self, output: &Path) -> Result<Prepared, PeerError> {
-        let task = self.task(Work::Initialise { output: output.into() });
+        let task = self.task(Work::Initialise { output: Place::Path(output.into()) });
         let invocation = self.retrying.invoke(&task, None).await?;
         let damaged = |reason: String| PeerError::InitialParameters { path: output.into(), reason };
         let Output::Initialised { layout, digest, fingerprint } = invocation.output else {
@@ -98,8 +99,14 @@ impl Functions {
         let from: StateRef = state.reference;
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let output = storage.run(move |worker| worker.unit_output(from.round, unit)).await.map_err(|e| text(&e))?;
-        let parameters = TensorRef { path: state.path.clone(), offset: state.vector_offset, elements: state.elements };
-        let work = Work::Unit { round: from.round, unit, unit_kind, parameters, output: output.clone() };
+        let work = Work::Unit {
+            round: from.round,
+            unit,
+            unit_kind,
+            parameters: state.vector(),
+            output: Place::Path(output.clone()),
+            dataset: BTreeMap::new(),
+        };
         let invocation = self.retrying.invoke(&self.task(work), None).await.map_err(|e| text(&e))?;
         match (invocation.output, unit_kind) {
             (Output::Unit { tally, digest: Some(digest) }, UnitKind::Gradient) => {

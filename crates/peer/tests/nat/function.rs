@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Read, Seek, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use peerless_protocol::function::{Output, Report, Task, Work};
+use peerless_protocol::function::{Output, Place, Report, Task, Work};
 use peerless_protocol::{Digest, Layout, LayoutEntry, Role, Tally, UnitKind};
 
 const ELEMENTS: u32 = 5000;
@@ -29,7 +29,7 @@ pub fn serve() -> io::Result<()> {
 fn work(task: &Task) -> io::Result<Output> {
     match &task.work {
         Work::Ping => Ok(Output::Pong),
-        Work::Initialise { output } => {
+        Work::Initialise { output: Place::Path(output) } => {
             let digest = write(output, (0..ELEMENTS).map(|index| index as f32 * 1e-4))?;
             let entry = LayoutEntry { name: "weight".into(), shape: vec![ELEMENTS], offset: 0, role: Role::Parameter };
             Ok(Output::Initialised { layout: Layout { entries: vec![entry] }, digest, fingerprint: Digest([1; 32]) })
@@ -38,9 +38,10 @@ fn work(task: &Task) -> io::Result<Output> {
             let samples = task.spec.evaluation.samples_per_unit.into();
             Ok(Output::Unit { tally: Tally { samples, correct: 0, loss_sum: 0 }, digest: None })
         }
-        Work::Unit { round, unit, parameters, output, .. } => {
+        Work::Unit { round, unit, parameters, output: Place::Path(output), .. } => {
             std::thread::sleep(UNIT_TIME);
-            let mut file = fs::File::open(&parameters.path)?;
+            let Place::Path(path) = &parameters.place else { return Err(io::ErrorKind::Unsupported.into()) };
+            let mut file = fs::File::open(path)?;
             file.seek(io::SeekFrom::Start(parameters.offset))?;
             let mut state = vec![0; parameters.elements as usize * 4];
             file.read_exact(&mut state)?;
@@ -55,6 +56,7 @@ fn work(task: &Task) -> io::Result<Output> {
             let samples = task.spec.samples_per_unit.into();
             Ok(Output::Unit { tally: Tally { samples, correct: 0, loss_sum: 0 }, digest: Some(digest) })
         }
+        Work::Initialise { .. } | Work::Unit { .. } => Err(io::ErrorKind::Unsupported.into()),
     }
 }
 
