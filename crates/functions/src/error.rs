@@ -130,6 +130,14 @@ pub enum InvokeError {
         /// Most calls that may wait.
         limit: usize,
     },
+    /// What the task reads could not be offered to the function, or what it wrote did not arrive.
+    #[error("{message}")]
+    Transfer {
+        /// What could not be moved, and why.
+        message: String,
+        /// Whether it can be moved the next time.
+        retryable: bool,
+    },
     /// The platform was shut down.
     #[error("the platform is shut down")]
     ShutDown,
@@ -157,6 +165,7 @@ impl InvokeError {
                 FailureKind::Environment => true,
                 FailureKind::Unsupported | FailureKind::Input | FailureKind::Numerics => false,
             },
+            Self::Transfer { retryable, .. } => *retryable,
             Self::Encode(_) | Self::DeadlinePassed | Self::QueueFull { .. } | Self::ShutDown => false,
         }
     }
@@ -172,6 +181,7 @@ impl InvokeError {
             Self::DeadlinePassed => "deadline-passed",
             Self::Protocol { .. } => "protocol",
             Self::QueueFull { .. } => "queue-full",
+            Self::Transfer { .. } => "transfer",
             Self::ShutDown => "shut-down",
             Self::Reported(_) => "reported",
         }

@@ -52,6 +52,10 @@ pub trait FunctionPlatform: Send + Sync {
     /// Most functions at work at the same time.
     fn concurrency(&self) -> usize;
 
+    /// Whether functions see the files of this process, so that tasks may name paths. For others every
+    /// place in a task must be [`Place::Remote`](peerless_protocol::function::Place::Remote).
+    fn shares_files(&self) -> bool;
+
     /// Makes one attempt. Calls beyond `concurrency` wait in the order in which they came.
     ///
     /// # Errors
@@ -73,6 +77,10 @@ impl<P: FunctionPlatform + ?Sized> FunctionPlatform for Arc<P> {
 
     fn concurrency(&self) -> usize {
         (**self).concurrency()
+    }
+
+    fn shares_files(&self) -> bool {
+        (**self).shares_files()
     }
 
     fn invoke<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Invocation, InvokeError>> {

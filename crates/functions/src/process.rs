@@ -132,6 +132,10 @@ impl FunctionPlatform for ProcessPool {
         self.shared.concurrency()
     }
 
+    fn shares_files(&self) -> bool {
+        true
+    }
+
     fn invoke<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Invocation, InvokeError>> {
         Box::pin(self.shared.invoke(call))
     }

@@ -1,10 +1,12 @@
 //! What a peer is started with, what it ends with, and what can go wrong.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_functions::{ConfigError, ProcessConfig, TaskFailed};
+use peerless_functions::{ConfigError, FunctionPlatform, ProcessConfig, ProcessPool, TaskFailed};
 use peerless_protocol::{PeerId, RunId, StateRef, StopReason};
 use peerless_store::{LedgerError, StoreError};
 use thiserror::Error;
@@ -33,10 +35,44 @@ pub struct PeerOptions {
     /// computing power, nothing else.
     pub expected_peers: usize,
     /// The functions: program, limits, how many at once.
-    pub functions: ProcessConfig,
+    pub functions: FunctionsConfig,
     /// Time between durable checkpoints. A crash of all peers at once costs at most this much work,
     /// and less where the newest states survive in shared memory.
     pub checkpoint_every: Duration,
+}
+
+/// What runs a peer's functions.
+#[derive(Clone)]
+pub enum FunctionsConfig {
+    /// Processes of this machine.
+    Process(ProcessConfig),
+    /// A platform that was made elsewhere. The peer shuts it down when it ends.
+    Platform(Arc<dyn FunctionPlatform>),
+}
+
+impl FunctionsConfig {
+    /// Makes the platform; starts no function.
+    pub(crate) fn platform(&self) -> Result<Arc<dyn FunctionPlatform>, ConfigError> {
+        Ok(match self {
+            Self::Process(config) => Arc::new(ProcessPool::new(config.clone())?),
+            Self::Platform(platform) => Arc::clone(platform),
+        })
+    }
+}
+
+impl fmt::Debug for FunctionsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(config) => f.debug_tuple("Process").field(config).finish(),
+            Self::Platform(platform) => f.debug_tuple("Platform").field(&platform.name()).finish(),
+        }
+    }
+}
+
+impl From<ProcessConfig> for FunctionsConfig {
+    fn from(config: ProcessConfig) -> Self {
+        Self::Process(config)
+    }
 }
 
 /// How a peer ended.

@@ -289,7 +289,7 @@ async fn take_part(
         relays,
         bootstrap,
         expected_peers: args.expect,
-        functions: args.functions.config()?,
+        functions: args.functions.config()?.into(),
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
     };
     let summary = run_peer(options, leave).await.map_err(explain)?;

@@ -6,9 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use peerless_functions::{
-    FunctionPlatform, InvocationRecord, PlatformSnapshot, ProcessConfig, ProcessPool, RetryPolicy, Retrying,
-};
+use peerless_functions::{FunctionPlatform, InvocationRecord, PlatformSnapshot, RetryPolicy, Retrying};
 use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Place, Task, Work};
 use peerless_protocol::{Digest, Input, Layout, PeerId, RunId, RunSpec, StateRef, UnitKind};
 use peerless_store::StoredState;
@@ -18,7 +16,7 @@ use crate::options::PeerError;
 
 /// The peer's functions.
 pub(super) struct Functions {
-    retrying: Retrying<ProcessPool>,
+    retrying: Retrying<Arc<dyn FunctionPlatform>>,
     records: Arc<Mutex<Vec<InvocationRecord>>>,
     spec: RunSpec,
     run: RunId,
@@ -33,21 +31,26 @@ pub(super) struct Prepared {
 }
 
 impl Functions {
-    pub fn new(config: ProcessConfig, spec: RunSpec, me: PeerId) -> Result<Self, PeerError> {
+    pub fn new(platform: Arc<dyn FunctionPlatform>, spec: RunSpec, me: PeerId) -> Self {
         let records: Arc<Mutex<Vec<InvocationRecord>>> = Arc::default();
         let sink = Arc::clone(&records);
         let meter = move |record| sink.lock().unwrap_or_else(PoisonError::into_inner).push(record);
         let mut seed = [0; 8];
         seed.copy_from_slice(&me.0[..8]);
         let policy = RetryPolicy { seed: u64::from_le_bytes(seed), ..RetryPolicy::default() };
-        let retrying = Retrying::new(ProcessPool::new(config)?, policy, Arc::new(meter));
+        let retrying = Retrying::new(platform, policy, Arc::new(meter));
         let run = spec.id();
-        Ok(Self { retrying, records, spec, run, next: AtomicU64::new(1) })
+        Self { retrying, records, spec, run, next: AtomicU64::new(1) }
     }
 
     /// The records of the invocations that ended since the last call.
     pub fn take_records(&self) -> Vec<InvocationRecord> {
         std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Most functions at work at the same time.
+    pub fn concurrency(&self) -> usize {
+        self.retrying.platform().concurrency()
     }
 
     pub fn snapshot(&self) -> PlatformSnapshot {

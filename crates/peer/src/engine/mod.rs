@@ -82,7 +82,7 @@ async fn run_opened(
         |file| tracing::warn!(path = %file.path.display(), reason = file.reason, "a damaged file is passed over"),
     );
     let spec = options.run.spec().clone();
-    let functions = Arc::new(Functions::new(options.functions.clone(), spec.clone(), identity.peer_id())?);
+    let functions = Arc::new(Functions::new(options.functions.platform()?, spec.clone(), identity.peer_id()));
     let prepared = functions.prepare(&store.tensors.initial_output()).await?;
     let fingerprint = prepared.fingerprint;
     tracing::info!(fingerprint = %fingerprint, "numerics fingerprint of this peer's functions");
@@ -111,7 +111,7 @@ async fn run_opened(
     let node_config = Config {
         spec,
         key: identity.signing_key().clone(),
-        capacity: u32::try_from(options.functions.concurrency).unwrap_or(u32::MAX),
+        capacity: u32::try_from(functions.concurrency()).unwrap_or(u32::MAX),
         payload: format.shape(),
         max_state_bytes,
         expected_peers: options.expected_peers,

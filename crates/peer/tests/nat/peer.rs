@@ -61,7 +61,7 @@ async fn take_part(orders: Orders) {
         relays: orders.relays.clone(),
         bootstrap,
         expected_peers: orders.expected_peers,
-        functions,
+        functions: functions.into(),
         checkpoint_every: Duration::from_secs(60),
     };
     let tickets = tokio::spawn(leave_ticket(run, orders.directory, orders.relays));
