@@ -126,7 +126,7 @@ fn reports() -> Vec<Vec<u8>> {
         Ok(Output::Initialised { layout: fixtures::layout(), digest, fingerprint: digest }),
         Err(Failure { kind: FailureKind::Input, message: "no such file".into() }),
     ];
-    let report = |outcome| Report { invocation: 7, outcome, duration_us: 10, peak_memory_bytes: 20 };
+    let report = |outcome| Report { invocation: 7, outcome, duration_us: 10, peak_memory_bytes: 20, cold: false };
     outcomes.into_iter().map(|outcome| serde_json::to_vec(&report(outcome)).unwrap()).collect()
 }
 

@@ -39,6 +39,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Host {
     options: Options,
+    cold: bool,
     places: Places,
     trainer: Option<Trainer>,
     order: Option<WarmOrder>,
@@ -55,7 +56,7 @@ struct WarmOrder {
 impl Host {
     /// A cold function: everything is loaded when a task first needs it.
     pub fn new(options: Options) -> Self {
-        Self { options, places: Places::default(), trainer: None, order: None }
+        Self { options, cold: true, places: Places::default(), trainer: None, order: None }
     }
 
     /// Does a task. Never panics: a panic of the tensor library (its assertions, a failed
@@ -65,13 +66,14 @@ impl Host {
     pub fn handle(&mut self, task: &Task) -> Report {
         let start = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| self.outcome(task))).unwrap_or_else(|panic| {
-            *self = Self::new(self.options.clone());
+            *self = Self { cold: self.cold, ..Self::new(self.options.clone()) };
             Err(failure(FailureKind::Environment, format!("the computation panicked: {}", panic_message(&*panic))))
         });
         if let Err(failure) = &outcome {
             tracing::warn!(invocation = task.invocation, kind = ?failure.kind, message = failure.message, "task failed");
         }
-        report(task.invocation, outcome, start)
+        let cold = std::mem::take(&mut self.cold);
+        Report { cold, ..report(task.invocation, outcome, start) }
     }
 
     fn outcome(&mut self, task: &Task) -> Result<Output, Failure> {
@@ -122,7 +124,7 @@ impl Host {
 /// A report, with the time since `start`.
 pub(crate) fn report(invocation: u64, outcome: Result<Output, Failure>, start: Instant) -> Report {
     let duration_us = start.elapsed().as_micros() as u64;
-    Report { invocation, outcome, duration_us, peak_memory_bytes: peak_memory() }
+    Report { invocation, outcome, duration_us, peak_memory_bytes: peak_memory(), cold: false }
 }
 
 pub(crate) fn unsupported_version(found: u16) -> Failure {

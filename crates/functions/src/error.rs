@@ -28,6 +28,24 @@ impl fmt::Display for Death {
     }
 }
 
+/// What a function is called in messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FunctionName {
+    /// A process of this machine, by its id.
+    Process(u32),
+    /// A remote one: its URL without secrets, or the name at its platform.
+    Remote(String),
+}
+
+impl fmt::Display for FunctionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(pid) => write!(f, "function {pid}"),
+            Self::Remote(name) => write!(f, "the function {name}"),
+        }
+    }
+}
+
 /// What a function did that the function protocol does not allow.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ProtocolViolation {
@@ -105,24 +123,82 @@ pub enum InvokeError {
         /// The last lines it wrote to stderr.
         stderr: String,
     },
-    /// The function took longer than the platform allows and was killed.
-    #[error("function {function} took longer than the limit of {limit:?} and was killed")]
+    /// The function took longer than the platform allows and was killed, or given up where it is remote.
+    #[error("{function} took longer than the limit of {limit:?}")]
     TimedOut {
-        /// Process id.
-        function: u32,
+        /// Which one.
+        function: FunctionName,
         /// The limit.
         limit: Duration,
     },
     /// The call's own deadline passed, in the queue or at work (the function was killed then).
     #[error("the deadline of the call passed before there was a report")]
     DeadlinePassed,
-    /// The function does not keep to the function protocol; it was replaced.
-    #[error("function {function} broke the function protocol: {violation}")]
+    /// The function does not keep to the function protocol. A process that does not is replaced.
+    #[error("{function} broke the function protocol: {violation}")]
     Protocol {
-        /// Process id.
-        function: u32,
+        /// Which one.
+        function: FunctionName,
         /// What it did.
         violation: ProtocolViolation,
+    },
+    /// A remote function could not be reached, or the connection broke before it answered.
+    #[error("cannot reach {function}: {reason}")]
+    Unreachable {
+        /// Which one.
+        function: FunctionName,
+        /// What the network or TLS says.
+        reason: String,
+    },
+    /// The platform wants fewer calls.
+    #[error("{function} is busy{}", retry_after.map_or(String::new(), |pause| format!("; it asks for a pause of {pause:?}")))]
+    Throttled {
+        /// Which one.
+        function: FunctionName,
+        /// How long to wait, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// The platform does not let this peer call the function.
+    #[error("{function} denies access ({reason}); check the token or role that this peer calls it with")]
+    Denied {
+        /// Which one.
+        function: FunctionName,
+        /// What the platform says.
+        reason: String,
+    },
+    /// There is no such function.
+    #[error("there is no such function: {function} ({reason}); check its name, region and URL")]
+    Missing {
+        /// Which one.
+        function: FunctionName,
+        /// What the platform says.
+        reason: String,
+    },
+    /// The platform itself failed, or the function died before it answered and the platform says no more.
+    #[error("{function} failed without a report: {reason}")]
+    Crashed {
+        /// Which one.
+        function: FunctionName,
+        /// What the platform says.
+        reason: String,
+    },
+    /// The platform refused the task.
+    #[error("{function} refuses the task: {reason}")]
+    Refused {
+        /// Which one.
+        function: FunctionName,
+        /// What the platform says.
+        reason: String,
+    },
+    /// The task is larger than the platform takes.
+    #[error("the task has {bytes} bytes, but {function} takes at most {limit}")]
+    TaskTooLarge {
+        /// Which one.
+        function: FunctionName,
+        /// Bytes of the task.
+        bytes: usize,
+        /// Most bytes of a task.
+        limit: usize,
     },
     /// As many calls as allowed are waiting for a function already.
     #[error("the queue is full: {limit} tasks wait for a function")]
@@ -153,6 +229,9 @@ impl InvokeError {
     pub fn retryable(&self) -> bool {
         match self {
             Self::Died { .. } | Self::OutOfMemory { .. } | Self::TimedOut { .. } | Self::Protocol { .. } => true,
+            // Networks and other people's machines fail for a while; rights and names do not come back by asking.
+            Self::Unreachable { .. } | Self::Throttled { .. } | Self::Crashed { .. } => true,
+            Self::Denied { .. } | Self::Missing { .. } | Self::Refused { .. } | Self::TaskTooLarge { .. } => false,
             // The machine may run out of processes or memory for a moment; a program that is missing stays missing.
             Self::Spawn { kind, .. } => matches!(
                 kind,
@@ -170,6 +249,19 @@ impl InvokeError {
         }
     }
 
+    /// For how long the platform wants to be left alone; `None` if it is not about that.
+    pub fn throttled(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } => Some(retry_after.unwrap_or_default()),
+            _ => None,
+        }
+    }
+
+    /// Whether the platform as a whole seems to be gone for now, rather than one function or task.
+    pub fn platform_gone(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Denied { .. } | Self::Missing { .. } | Self::Spawn { .. })
+    }
+
     /// A short name of the error's class, for the ledger.
     pub fn class(&self) -> &'static str {
         match self {
@@ -180,6 +272,13 @@ impl InvokeError {
             Self::TimedOut { .. } => "timed-out",
             Self::DeadlinePassed => "deadline-passed",
             Self::Protocol { .. } => "protocol",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Throttled { .. } => "throttled",
+            Self::Denied { .. } => "denied",
+            Self::Missing { .. } => "missing",
+            Self::Crashed { .. } => "crashed",
+            Self::Refused { .. } => "refused",
+            Self::TaskTooLarge { .. } => "task-too-large",
             Self::QueueFull { .. } => "queue-full",
             Self::Transfer { .. } => "transfer",
             Self::ShutDown => "shut-down",

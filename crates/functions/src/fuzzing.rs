@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use peerless_protocol::UnitKind;
 use peerless_protocol::function::{Place, TensorRef, Work};
 
-use crate::process::parse_report;
+use crate::report::parse_report;
 
 /// Takes what a function program wrote to stdout as the report of each kind of work.
 pub fn read_report(line: &[u8]) {

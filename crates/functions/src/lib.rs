@@ -11,10 +11,15 @@ pub mod fuzzing;
 mod metering;
 mod platform;
 mod process;
+mod queue;
+mod remote;
+mod report;
 mod retry;
 
-pub use error::{Death, InvokeError, ProtocolViolation, TaskFailed};
+pub use error::{Death, FunctionName, InvokeError, ProtocolViolation, TaskFailed};
 pub use metering::{InvocationRecord, Meter, Metering, Outcome, WorkLabel};
 pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
-pub use process::{ConfigError, MAX_REPORT_BYTES, ProcessConfig, ProcessPool};
+pub use process::{ConfigError, ProcessConfig, ProcessPool};
+pub use remote::{HttpConfig, HttpConfigError, HttpPlatform};
+pub use report::MAX_REPORT_BYTES;
 pub use retry::{RetryPolicy, Retrying};

@@ -34,9 +34,6 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::child::MAX_REPORT_BYTES;
-#[cfg(fuzzing)]
-pub(crate) use self::child::parse_report;
 use self::pool::Shared;
 use crate::error::InvokeError;
 use crate::platform::{BoxFuture, Call, FunctionPlatform, Invocation, PlatformSnapshot};

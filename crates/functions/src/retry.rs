@@ -14,8 +14,12 @@ use crate::platform::{Call, FunctionPlatform, Invocation};
 /// How often and when a task is attempted again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Most attempts at a task, the first included; 0 counts as 1.
+    /// Most attempts at a task that may fail, the first included; 0 counts as 1. Attempts that the platform
+    /// turned away for being busy are not among them: those say nothing about the task.
     pub attempts: u32,
+    /// Most attempts that the platform may turn away for being busy. With the default pauses 16 of them
+    /// take about a minute.
+    pub throttled_attempts: u32,
     /// Pause before the third attempt; doubles with each further one. The second attempt follows at
     /// once: a killed function says nothing about the next one, and a unit is waited for.
     pub base_delay: Duration,
@@ -28,7 +32,13 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 3, base_delay: Duration::from_millis(50), max_delay: Duration::from_secs(5), seed: 0 }
+        Self {
+            attempts: 3,
+            throttled_attempts: 16,
+            base_delay: Duration::from_millis(50),
+            max_delay: Duration::from_secs(5),
+            seed: 0,
+        }
     }
 }
 
@@ -74,7 +84,7 @@ impl<P: FunctionPlatform> Retrying<P> {
     /// [`TaskFailed`] with the last error, when that one is not retryable, all attempts are used up
     /// or the deadline would pass before the next attempt.
     pub async fn invoke(&self, task: &Task, deadline: Option<Instant>) -> Result<Invocation, TaskFailed> {
-        let mut attempt = 1;
+        let (mut attempt, mut failures, mut throttles) = (1, 0, 0);
         loop {
             let call = Call { task, attempt, deadline, meter: &self.meter };
             let error = match self.platform.invoke(call).await {
@@ -82,9 +92,14 @@ impl<P: FunctionPlatform> Retrying<P> {
                 Err(error) => error,
             };
             let work = WorkLabel::from(&task.work);
-            let next = Instant::now() + self.policy.pause(task.invocation, attempt);
+            let throttled = error.throttled();
+            *(if throttled.is_some() { &mut throttles } else { &mut failures }) += 1;
+            let pause = self.policy.pause(task.invocation, attempt);
+            let wanted = throttled.unwrap_or_default().min(self.policy.max_delay);
+            let next = Instant::now() + pause.max(wanted);
             let too_late = deadline.is_some_and(|deadline| next >= deadline);
-            if !error.retryable() || attempt >= self.policy.attempts || too_late {
+            let enough = failures >= self.policy.attempts || throttles >= self.policy.throttled_attempts;
+            if !error.retryable() || enough || too_late {
                 return Err(TaskFailed { work, attempts: attempt, error });
             }
             tracing::warn!(platform = self.platform.name(), %work, attempt, %error, "an invocation failed and is retried");

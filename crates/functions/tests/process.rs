@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use peerless_functions::{
 };
 use rustix::process::{Pid, Signal, kill_process};
 use support::contract::{Bench, Wanted};
-use support::{appears, eventually, process_exists};
+use support::{appears, eventually};
 use tempfile::TempDir;
 
 const FUNCTION: &str = env!("CARGO_BIN_EXE_scripted-function");
@@ -243,4 +244,9 @@ fn is_running(pid: u32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = status.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
     state.is_some_and(|state| state != 'Z')
+}
+
+/// Whether the process runs or is a zombie that its parent has yet to reap.
+fn process_exists(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
 }

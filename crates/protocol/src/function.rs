@@ -133,6 +133,9 @@ pub struct Report {
     pub duration_us: u64,
     /// Largest resident set of the function process so far, in bytes; 0 where unknown.
     pub peak_memory_bytes: u64,
+    /// Whether this is the first task of the function's process.
+    #[serde(default)]
+    pub cold: bool,
 }
 
 /// The result of a task.

@@ -6,23 +6,14 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, io};
 
-use peerless_protocol::UnitKind;
-use peerless_protocol::function::{Output, Report, Work};
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::ProcessConfig;
 use super::stderr::StderrTail;
-use crate::error::{Death, InvokeError, ProtocolViolation};
-use crate::metering::WorkLabel;
-
-/// Longest report, in bytes. The largest is that of an initialisation with its layout: a hundred
-/// bytes per tensor.
-pub const MAX_REPORT_BYTES: usize = 4 << 20;
-
-/// Bytes of a line that is no report to quote in the error.
-const EXCERPT_CHARS: usize = 120;
+use crate::error::{Death, InvokeError};
+use crate::report::MAX_REPORT_BYTES;
 
 /// How long a function that closed stdout may take to exit, so that its exit code is its own.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
@@ -179,47 +170,6 @@ impl Drop for Function {
     }
 }
 
-/// Checks that a line answers the task that was sent.
-pub(crate) fn parse_report(line: &[u8], invocation: u64, work: &Expected) -> Result<Report, ProtocolViolation> {
-    let report: Report = serde_json::from_slice(line).map_err(|error| ProtocolViolation::NotAReport {
-        excerpt: String::from_utf8_lossy(line).chars().take(EXCERPT_CHARS).collect(),
-        reason: error.to_string(),
-    })?;
-    if report.invocation != invocation {
-        return Err(ProtocolViolation::WrongInvocation { expected: invocation, found: report.invocation });
-    }
-    if report.outcome.as_ref().is_ok_and(|output| !work.fits(output)) {
-        return Err(ProtocolViolation::WrongOutput { expected: work.label });
-    }
-    Ok(report)
-}
-
-/// What kind of output a task asks for.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Expected {
-    label: WorkLabel,
-    gradient: bool,
-}
-
-impl From<&Work> for Expected {
-    fn from(work: &Work) -> Self {
-        Self {
-            label: WorkLabel::from(work),
-            gradient: matches!(work, Work::Unit { unit_kind: UnitKind::Gradient, .. }),
-        }
-    }
-}
-
-impl Expected {
-    fn fits(&self, output: &Output) -> bool {
-        match (self.label, output) {
-            (WorkLabel::Unit { .. }, Output::Unit { digest, .. }) => digest.is_some() == self.gradient,
-            (WorkLabel::Initialise, Output::Initialised { .. }) | (WorkLabel::Ping, Output::Pong) => true,
-            (WorkLabel::Unit { .. } | WorkLabel::Initialise | WorkLabel::Ping, _) => false,
-        }
-    }
-}
-
 fn death(status: ExitStatus) -> Death {
     match (status.code(), status.signal()) {
         (Some(code), _) => Death::Exit(code),
@@ -268,22 +218,5 @@ mod tests {
         let text: Vec<_> =
             reduced.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
         assert_eq!(text, ["RAYON_NUM_THREADS=1", "PATH=8", "PEERLESS_CACHE=8"]);
-    }
-
-    #[test]
-    fn a_report_of_something_else_is_a_violation() {
-        let ping = Expected::from(&Work::Ping);
-        let pong = br#"{"invocation":7,"outcome":{"Ok":{"kind":"pong"}},"duration_us":1,"peak_memory_bytes":2}"#;
-        assert_eq!(parse_report(pong, 7, &ping).map(|report| report.duration_us), Ok(1));
-        let other = ProtocolViolation::WrongInvocation { expected: 8, found: 7 };
-        assert_eq!(parse_report(pong, 8, &ping), Err(other));
-        let initialise =
-            Expected::from(&Work::Initialise { output: peerless_protocol::function::Place::Path("/x".into()) });
-        let wrong = ProtocolViolation::WrongOutput { expected: WorkLabel::Initialise };
-        assert_eq!(parse_report(pong, 7, &initialise), Err(wrong));
-        let garbage = parse_report(&[0xff; 1000], 7, &ping);
-        assert!(
-            matches!(garbage, Err(ProtocolViolation::NotAReport { excerpt, .. }) if excerpt.chars().count() == EXCERPT_CHARS)
-        );
     }
 }

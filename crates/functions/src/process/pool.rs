@@ -1,19 +1,20 @@
 //! The pool: who waits, who is warm, and the task that drives each function.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use peerless_protocol::function::Report;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::ProcessConfig;
-use super::child::{Broken, Expected, Function, MAX_REPORT_BYTES, parse_report};
-use crate::error::{InvokeError, ProtocolViolation};
+use super::child::{Broken, Function};
+use crate::error::{FunctionName, InvokeError, ProtocolViolation};
 use crate::metering::{Outcome, Ticket};
 use crate::platform::{Call, Counters, FunctionSnapshot, Invocation, PlatformSnapshot};
+use crate::queue::Queue;
+use crate::report::{Expected, MAX_REPORT_BYTES, parse_report};
 
 /// The platform's name.
 pub(super) const PLATFORM: &str = "process";
@@ -26,9 +27,7 @@ type Answer = Result<Invocation, InvokeError>;
 /// What the pool's handle and the drivers share.
 pub(super) struct Shared {
     config: ProcessConfig,
-    /// One permit per function at work; its queue is first in, first out.
-    slots: Arc<Semaphore>,
-    waiting: AtomicUsize,
+    queue: Queue,
     population: Mutex<Population>,
     stop: watch::Sender<bool>,
     /// Functions that are not reaped yet.
@@ -79,9 +78,8 @@ enum Next {
 impl Shared {
     pub(super) fn new(config: ProcessConfig) -> Arc<Self> {
         Arc::new(Self {
-            slots: Arc::new(Semaphore::new(config.concurrency)),
+            queue: Queue::new(config.concurrency, config.queue_limit),
             config,
-            waiting: AtomicUsize::new(0),
             population: Mutex::default(),
             stop: watch::Sender::new(false),
             alive: watch::Sender::new(0),
@@ -118,23 +116,7 @@ impl Shared {
     async fn admit(&self, call: &Call<'_>) -> Result<(Vec<u8>, OwnedSemaphorePermit), InvokeError> {
         let mut line = serde_json::to_vec(call.task).map_err(|error| InvokeError::Encode(error.to_string()))?;
         line.push(b'\n');
-        if call.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-            return Err(InvokeError::DeadlinePassed);
-        }
-        let closed = |_: AcquireError| InvokeError::ShutDown;
-        let slots = Arc::clone(&self.slots);
-        if let Ok(permit) = Arc::clone(&slots).try_acquire_owned() {
-            return Ok((line, permit));
-        }
-        let _place = Place::take(&self.waiting, self.config.queue_limit)?;
-        let permit = match call.deadline {
-            None => slots.acquire_owned().await.map_err(closed)?,
-            Some(deadline) => timeout_at(deadline, slots.acquire_owned())
-                .await
-                .map_err(|_| InvokeError::DeadlinePassed)?
-                .map_err(closed)?,
-        };
-        Ok((line, permit))
+        Ok((line, self.queue.enter(call.deadline).await?))
     }
 
     fn dispatch(self: &Arc<Self>, mut job: Job) {
@@ -233,7 +215,7 @@ impl Shared {
         PlatformSnapshot {
             warm: population.idle.len(),
             busy: population.functions.values().filter(|busy| **busy).count(),
-            queued: self.waiting.load(Ordering::Relaxed),
+            queued: self.queue.waiting(),
             functions: functions.map(|(&pid, &busy)| FunctionSnapshot { pid, busy }).collect(),
             counters: population.counters,
         }
@@ -241,7 +223,7 @@ impl Shared {
 
     pub(super) fn close(&self) {
         self.population().closed = true;
-        self.slots.close();
+        self.queue.close();
         self.stop.send_replace(true);
     }
 
@@ -254,25 +236,6 @@ impl Shared {
 
     fn population(&self) -> MutexGuard<'_, Population> {
         self.population.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A place in the queue, given back when the wait ends, however it ends.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn take(waiting: &'a AtomicUsize, limit: usize) -> Result<Self, InvokeError> {
-        let place = Self(waiting);
-        if waiting.fetch_add(1, Ordering::Relaxed) >= limit {
-            return Err(InvokeError::QueueFull { limit });
-        }
-        Ok(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -351,7 +314,8 @@ impl Driver {
     async fn work(&mut self, job: &Job, stop: &mut watch::Receiver<bool>) -> Exchange {
         let shared = &self.resident.shared;
         let function = self.function.pid();
-        let protocol = |violation| InvokeError::Protocol { function, violation };
+        let name = FunctionName::Process(function);
+        let protocol = |violation| InvokeError::Protocol { function: name.clone(), violation };
         let answered = tokio::select! {
             biased;
             answered = self.function.exchange(&job.line) => answered.map(|line| {
@@ -359,7 +323,7 @@ impl Driver {
             }),
             () = sleep_until(job.kill_at) => return Exchange::failed(match job.overdue {
                 Overdue::Call => InvokeError::DeadlinePassed,
-                Overdue::Platform => InvokeError::TimedOut { function, limit: shared.config.time_limit },
+                Overdue::Platform => InvokeError::TimedOut { function: name, limit: shared.config.time_limit },
             }),
             _ = stop.wait_for(|stop| *stop) => return Exchange::failed(InvokeError::ShutDown),
         };

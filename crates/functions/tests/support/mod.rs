@@ -37,8 +37,3 @@ pub async fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
 pub async fn appears(path: &Path) {
     eventually(&format!("{} appears", path.display()), || path.exists()).await;
 }
-
-/// Whether the process runs or is a zombie that its parent has yet to reap.
-pub fn process_exists(pid: u32) -> bool {
-    Path::new(&format!("/proc/{pid}")).exists()
-}

@@ -17,7 +17,13 @@ pub fn serve() -> io::Result<()> {
     for line in io::stdin().lock().lines() {
         let task: Task = serde_json::from_str(&line?)?;
         let output = work(&task)?;
-        let report = Report { invocation: task.invocation, outcome: Ok(output), duration_us: 0, peak_memory_bytes: 0 };
+        let report = Report {
+            invocation: task.invocation,
+            outcome: Ok(output),
+            duration_us: 0,
+            peak_memory_bytes: 0,
+            cold: false,
+        };
         let mut stdout = io::stdout().lock();
         serde_json::to_writer(&mut stdout, &report)?;
         stdout.write_all(b"\n")?;
