@@ -59,9 +59,7 @@ enum Command {
     Simulate(commands::simulate::SimulateArgs),
     /// List the models that can be trained
     Models(commands::models::ModelsArgs),
-    /// Compute units: tasks on stdin, reports on stdout
-    #[command(hide = true)]
-    Function,
+    Function(commands::function::FunctionCommand),
 }
 
 fn main() -> ExitCode {
@@ -78,7 +76,7 @@ fn main() -> ExitCode {
         Command::Soak(args) => commands::soak::run(&args),
         Command::Simulate(args) => commands::simulate::run(&args),
         Command::Models(args) => commands::models::run(&args),
-        Command::Function => return commands::function::run(),
+        Command::Function(command) => return command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,13 +6,18 @@
 //!
 //! [`run_stdio`] is the front door for the local pool: tasks come in on stdin and reports go out on
 //! stdout, one JSON document a line. Nothing else is written to stdout; logs go through `tracing`.
+//! [`run_http`] is the one for HTTP: a task is the body of a POST. [`Door`] chooses by the environment.
 
+mod door;
 mod failure;
 mod host;
+mod http;
 mod place;
 mod remote;
 mod stdio;
 mod tensor_file;
 
+pub use door::{Door, DoorError};
 pub use host::{Host, Options};
+pub use http::{HttpOptions, run_http};
 pub use stdio::{MAX_LINE_BYTES, ServeError, run_stdio, serve};

@@ -110,7 +110,8 @@ struct Envelope {
     invocation: u64,
 }
 
-fn answer(line: &[u8], host: &mut Host) -> Result<Report, ServeError> {
+/// Does the task of one line.
+pub(crate) fn answer(line: &[u8], host: &mut Host) -> Result<Report, ServeError> {
     let start = Instant::now();
     let envelope: Envelope = serde_json::from_slice(line).map_err(ServeError::NotATask)?;
     if envelope.version != FUNCTION_PROTOCOL {

@@ -27,4 +27,4 @@ mod trainer;
 pub use burn;
 pub use error::TrainingError;
 pub use models::{LeNet5, Model, ModelInfo, Network, models};
-pub use trainer::{Trainer, UnitGradient, use_threads};
+pub use trainer::{OwnThreads, Trainer, UnitGradient, use_own_threads, use_threads};

@@ -101,3 +101,17 @@ impl Trainer {
 pub fn use_threads(threads: usize) -> bool {
     rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global().is_ok()
 }
+
+/// The same for the calling thread alone, as long as what is returned lives: for processes in which
+/// several threads compute different things. `None` if the thread computes with other threads already,
+/// or none can be started.
+pub fn use_own_threads(threads: usize) -> Option<OwnThreads> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build().ok()?;
+    Some(OwnThreads { _pool: pool })
+}
+
+/// See [`use_own_threads`].
+#[derive(Debug)]
+pub struct OwnThreads {
+    _pool: rayon::ThreadPool,
+}

@@ -1,19 +1,55 @@
-//! `peerless function`: what a peer's functions run. Hidden, as people have no use for it.
+//! `peerless function`: computes units, for a peer of this machine or for any that may call it.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use peerless_function_host::{Options, run_stdio};
+use clap::Args;
+use peerless_function_host::{Door, HttpOptions, Options};
 
 use crate::logging;
 use crate::output::label;
 
-pub(crate) fn run() -> ExitCode {
-    logging::start("warn");
-    match run_stdio(Options::default()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            label("error", &error.to_string());
-            ExitCode::from(error.exit_code())
+/// Compute units for peers: on stdin, as peers start it themselves, or over HTTP.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  peerless function --http 0.0.0.0:8080
+  PEERLESS_FUNCTION_TOKEN=$(cat token) peerless function --http 10.0.0.5:8080 --instances 8
+  peerless train --function-url http://10.0.0.5:8080   # on another machine
+
+Callers must send PEERLESS_FUNCTION_TOKEN, if it is set, as a bearer token. Where PORT is set and --http is
+not, tasks are served on that port, as container engines expect.")]
+pub(crate) struct FunctionCommand {
+    /// Serve tasks over HTTP at this address
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<SocketAddr>,
+    /// Units computed at a time, with --http [default: 1]
+    #[arg(long, value_name = "N", requires = "http", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    instances: Option<u16>,
+}
+
+impl FunctionCommand {
+    pub(crate) fn run(self) -> ExitCode {
+        logging::start("warn");
+        let door = match self.http {
+            Some(listen) => HttpOptions::listening(listen).map(|http| {
+                let instances = self.instances.map_or(http.instances, usize::from);
+                Door::Http(HttpOptions { instances, ..http })
+            }),
+            None => Door::from_environment(),
+        };
+        let listening = |address| label("functions", &format!("http://{address}"));
+        let served = match door {
+            Ok(door) => {
+                door.serve(Options::default(), listening).map_err(|error| (error.exit_code(), error.to_string()))
+            }
+            Err(error) => Err((2, error.to_string())),
+        };
+        match served {
+            Ok(()) => ExitCode::SUCCESS,
+            Err((code, error)) => {
+                label("error", &error);
+                ExitCode::from(code)
+            }
         }
     }
 }

@@ -1,0 +1,76 @@
+//! Which front door a function has: what started it says so in the environment.
+
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use thiserror::Error;
+
+use crate::host::Options;
+use crate::http::{HttpOptions, run_http};
+use crate::stdio::{ServeError, run_stdio};
+
+/// A way in which tasks come.
+#[derive(Debug)]
+pub enum Door {
+    /// On stdin, from the local pool.
+    Stdio,
+    /// Over HTTP.
+    Http(HttpOptions),
+}
+
+/// Settings in the environment that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum DoorError {
+    /// Not a port.
+    #[error("PORT is {0:?}, which is not a port number")]
+    Port(String),
+    /// Not a number of instances.
+    #[error("PEERLESS_FUNCTION_INSTANCES is {0:?}, which is not a number from 1 to 1024")]
+    Instances(String),
+}
+
+impl Door {
+    /// HTTP on all addresses where `PORT` is set, with `PEERLESS_FUNCTION_TOKEN` and
+    /// `PEERLESS_FUNCTION_INSTANCES` (1 by default), else stdin.
+    ///
+    /// # Errors
+    /// [`DoorError`] for values that cannot be.
+    pub fn from_environment() -> Result<Self, DoorError> {
+        let Some(port) = set("PORT") else { return Ok(Self::Stdio) };
+        let port = port.parse().map_err(|_| DoorError::Port(port))?;
+        Ok(Self::Http(HttpOptions::listening(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?))
+    }
+
+    /// Serves tasks until stdin ends, or a signal ends the server, which tells `listening` where it is.
+    ///
+    /// # Errors
+    /// [`ServeError`]; what cannot be done is not an error but a report of a failure.
+    pub fn serve(self, options: Options, listening: impl FnOnce(SocketAddr)) -> Result<(), ServeError> {
+        match self {
+            Self::Stdio => run_stdio(options),
+            Self::Http(http) => run_http(options, http, listening),
+        }
+    }
+}
+
+impl HttpOptions {
+    /// A server at this address, with token and instances from the environment: secrets are not for
+    /// command lines.
+    ///
+    /// # Errors
+    /// [`DoorError::Instances`].
+    pub fn listening(listen: SocketAddr) -> Result<Self, DoorError> {
+        let instances = match set("PEERLESS_FUNCTION_INSTANCES") {
+            Some(text) => {
+                let number = text.parse().ok().filter(|number| (1..=1024).contains(number));
+                number.ok_or(DoorError::Instances(text))?
+            }
+            None => 1,
+        };
+        Ok(Self { listen, token: set("PEERLESS_FUNCTION_TOKEN"), instances })
+    }
+}
+
+fn set(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
