@@ -101,6 +101,21 @@ pub enum SumError {
     ZeroDivisor,
 }
 
+impl SumError {
+    /// The error as it reads for a vector of which only the elements from `start` on were looked at.
+    pub(crate) fn moved_by(mut self, start: usize) -> Self {
+        match &mut self {
+            Self::NotANumber { index, .. }
+            | Self::Infinite { index, .. }
+            | Self::OutOfRange { index, .. }
+            | Self::Overflow { index, .. }
+            | Self::CombinedOverflow { index } => *index += start,
+            Self::LengthMismatch { .. } | Self::Scalar { .. } | Self::ZeroDivisor => {}
+        }
+        self
+    }
+}
+
 /// Vectors that do not belong to one optimizer step. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StepError {

@@ -13,7 +13,7 @@ const CHUNK: usize = 16;
 const SUM_LIMIT: i64 = 1 << 62;
 
 /// Mask of an `f64`'s sign and exponent.
-const SIGN_AND_EXPONENT: u64 = 0xfff << 52;
+pub(crate) const SIGN_AND_EXPONENT: u64 = 0xfff << 52;
 
 /// A grid of multiples of 2^-`fraction_bits` on which sums are exact, held as `i64`.
 ///
@@ -66,7 +66,7 @@ impl FixedPoint {
     /// patterns of result and constant is the number of steps. Unlike `as i64`, an addition and a
     /// subtraction of integers exist as vector instructions on every x86-64, which makes the loop
     /// several times as fast without any `unsafe`.
-    fn magic(&self) -> f64 {
+    pub(crate) fn magic(&self) -> f64 {
         1.5 * (1_u64 << (52 - self.fraction_bits)) as f64
     }
 
@@ -240,12 +240,12 @@ fn combine(
 /// Negative exactly if a total is outside [-SUM_LIMIT, SUM_LIMIT). If one term of a wrapping addition
 /// is inside, then a total that wrapped is outside, whatever the other term is.
 #[inline(always)]
-fn margin(total: i64) -> i64 {
+pub(crate) fn margin(total: i64) -> i64 {
     total.wrapping_add(SUM_LIMIT)
 }
 
 #[inline(always)]
-fn biased(element: f32, magic: f64) -> u64 {
+pub(crate) fn biased(element: f32, magic: f64) -> u64 {
     (f64::from(element) + magic).to_bits()
 }
 
@@ -286,6 +286,6 @@ fn accumulate_rest(sums: &mut [i64], elements: &[f32], magic: f64) -> bool {
     sound
 }
 
-fn same_length(expected: usize, actual: usize) -> Result<(), SumError> {
+pub(crate) fn same_length(expected: usize, actual: usize) -> Result<(), SumError> {
     if expected == actual { Ok(()) } else { Err(SumError::LengthMismatch { expected, actual }) }
 }

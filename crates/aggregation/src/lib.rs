@@ -18,6 +18,7 @@
 //! decision depends on ([`Decisions`]) belongs to the replicated state and is computed from exact
 //! sums, so that all peers decide alike and a restart forgets nothing.
 
+mod bytes;
 mod clip;
 mod decisions;
 mod error;
@@ -25,6 +26,7 @@ mod fixed_point;
 mod optimizer;
 mod schedule;
 
+pub use bytes::{UnitBytes, add_bytes};
 pub use clip::{clip_by_global_norm, clip_slices_by_global_norm};
 pub use decisions::{Decisions, EarlyStopping, Evaluation, Patience, Verdict};
 pub use error::{ConfigError, StepError, SumError};
