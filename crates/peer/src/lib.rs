@@ -1,7 +1,9 @@
 //! A peer of a run: identity, transport, and the event loop that executes the protocol on a real
 //! machine.
 
+pub mod data_path;
 mod engine;
+pub mod gateway;
 pub mod identity;
 mod join;
 mod options;

@@ -11,6 +11,8 @@ use peerless_protocol::{PeerId, RunId, StateRef, StopReason};
 use peerless_store::{LedgerError, StoreError};
 use thiserror::Error;
 
+use crate::data_path::DataPathConfig;
+use crate::gateway::GatewayError;
 use crate::identity::IdentityError;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::status::{PeerStatus, Phase, StatusError};
@@ -36,6 +38,8 @@ pub struct PeerOptions {
     pub expected_peers: usize,
     /// The functions: program, limits, how many at once.
     pub functions: FunctionsConfig,
+    /// How functions that share no disk with this peer get at tensors. Not opened for others.
+    pub data_path: Option<DataPathConfig>,
     /// Time between durable checkpoints. A crash of all peers at once costs at most this much work,
     /// and less where the newest states survive in shared memory.
     pub checkpoint_every: Duration,
@@ -110,6 +114,15 @@ pub enum PeerError {
     /// The function pool's configuration.
     #[error(transparent)]
     Functions(#[from] ConfigError),
+    /// The gateway for remote functions.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// Remote functions without a way to tensors.
+    #[error("functions on {platform} do not see this peer's files: a gateway is needed, at an address that they reach")]
+    NoDataPath {
+        /// The platform.
+        platform: &'static str,
+    },
     /// The functions cannot even prepare the run.
     #[error("the functions cannot prepare the run: {0}")]
     Prepare(#[from] TaskFailed),

@@ -290,6 +290,7 @@ async fn take_part(
         bootstrap,
         expected_peers: args.expect,
         functions: args.functions.config()?.into(),
+        data_path: None,
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
     };
     let summary = run_peer(options, leave).await.map_err(explain)?;

@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerless_functions::FunctionPlatform;
 use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, StateHeader};
 use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreError, StoredState};
 
+use crate::data_path::OverNetwork;
 use crate::identity::Identity;
 use crate::options::{PeerError, PeerOptions, PeerSummary};
 use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION, unix_us};
@@ -82,7 +84,8 @@ async fn run_opened(
         |file| tracing::warn!(path = %file.path.display(), reason = file.reason, "a damaged file is passed over"),
     );
     let spec = options.run.spec().clone();
-    let functions = Arc::new(Functions::new(options.functions.platform()?, spec.clone(), identity.peer_id()));
+    let platform = platform(&options).await?;
+    let functions = Arc::new(Functions::new(platform, spec.clone(), identity.peer_id()));
     let prepared = functions.prepare(&store.tensors.initial_output()).await?;
     let fingerprint = prepared.fingerprint;
     tracing::info!(fingerprint = %fingerprint, "numerics fingerprint of this peer's functions");
@@ -151,6 +154,16 @@ async fn run_opened(
     let flushed = event_loop.flush().await;
     let closed = close(event_loop, tensor_directory(directory)).await;
     outcome.and(flushed).and(closed)
+}
+
+/// The functions' platform, with a way to tensors where it needs one.
+async fn platform(options: &PeerOptions) -> Result<Arc<dyn FunctionPlatform>, PeerError> {
+    let platform = options.functions.platform()?;
+    if platform.shares_files() {
+        return Ok(platform);
+    }
+    let config = options.data_path.as_ref().ok_or(PeerError::NoDataPath { platform: platform.name() })?;
+    Ok(Arc::new(OverNetwork::new(platform, config.open().await?, config.lifetime())))
 }
 
 fn remove_tensors(tensors: &Path) {

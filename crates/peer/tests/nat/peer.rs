@@ -62,6 +62,7 @@ async fn take_part(orders: Orders) {
         bootstrap,
         expected_peers: orders.expected_peers,
         functions: functions.into(),
+        data_path: None,
         checkpoint_every: Duration::from_secs(60),
     };
     let tickets = tokio::spawn(leave_ticket(run, orders.directory, orders.relays));

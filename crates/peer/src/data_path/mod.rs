@@ -1,0 +1,204 @@
+//! How tensors reach functions that share no disk with their peer, and come back.
+//!
+//! A task names tensors by place. For functions of this machine places are files; for others a
+//! [`DataPath`] turns what a task needs into places on the network, good for one attempt and a limited
+//! time. [`OverNetwork`] puts one around a platform, so that retries and hedges get rights of their own
+//! with every attempt: a function that was given up can neither take the place of the one that was asked
+//! after it nor spoil what that one writes.
+
+mod over_network;
+mod vectors;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use peerless_functions::{BoxFuture, InvokeError};
+use peerless_protocol::Digest;
+use peerless_protocol::function::{Place, Remote, TensorRef};
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::gateway::{Gateway, GatewayConfig, GatewayError};
+
+pub use over_network::OverNetwork;
+
+/// By which way remote functions get at tensors.
+#[derive(Debug, Clone)]
+pub enum DataPathConfig {
+    /// An HTTP server in the peer.
+    Gateway(GatewayConfig),
+}
+
+impl DataPathConfig {
+    /// Opens the way.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub async fn open(&self) -> Result<Arc<dyn DataPath>, GatewayError> {
+        match self {
+            Self::Gateway(config) => Ok(Arc::new(Gateway::start(config).await?)),
+        }
+    }
+
+    /// How long an attempt may use what it was offered.
+    pub fn lifetime(&self) -> Duration {
+        match self {
+            Self::Gateway(config) => config.lifetime,
+        }
+    }
+}
+
+/// Moves tensors between the peer's files and functions elsewhere.
+pub trait DataPath: Send + Sync {
+    /// Grants one attempt what it needs. Dropping the grant takes everything back at once.
+    ///
+    /// # Errors
+    /// [`DataPathError`]; nothing is granted then.
+    fn offer(&self, offer: Offer) -> BoxFuture<'_, Result<Box<dyn Grant>, DataPathError>>;
+
+    /// What was moved so far.
+    fn snapshot(&self) -> DataPathSnapshot;
+}
+
+/// The right of one attempt to its inputs and its one output, until it is dropped.
+pub trait Grant: Send {
+    /// What to write into the task. Holds secrets.
+    fn places(&self) -> &Places;
+
+    /// Puts the output, which the function says it has written, into the file of the offer. Before
+    /// that nothing is there, and what arrives later changes nothing.
+    ///
+    /// # Errors
+    /// [`DataPathError::NotWritten`], or an error of the file system.
+    fn collect(&mut self) -> BoxFuture<'_, Result<(), DataPathError>>;
+}
+
+/// What an attempt needs.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// The vector to compute with.
+    pub parameters: Option<Vector>,
+    /// The file to be written; none for work that writes nothing.
+    pub output: Option<OutputFile>,
+    /// Whether it may read the dataset.
+    pub dataset: bool,
+    /// When all of it ends, if the grant is not dropped earlier.
+    pub expires: Instant,
+}
+
+/// A flat vector of little-endian f32 in an open file, which may have been removed since.
+#[derive(Debug, Clone)]
+pub struct Vector {
+    /// The file.
+    pub file: Arc<File>,
+    /// Where in it the vector starts, in bytes.
+    pub offset: u64,
+    /// Number of f32 elements.
+    pub elements: u64,
+    /// BLAKE3 of the vector's bytes.
+    pub digest: Digest,
+}
+
+/// The file that an attempt's output goes to.
+#[derive(Debug, Clone)]
+pub struct OutputFile {
+    /// Its path. Files that begin with the same name may be made beside it in the meantime.
+    pub path: PathBuf,
+    /// How long it has to be.
+    pub size: OutputSize,
+}
+
+/// Length of an output, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputSize {
+    /// Known beforehand.
+    Exactly(u64),
+    /// Up to the writer, below a limit.
+    AtMost(u64),
+}
+
+impl OutputSize {
+    /// Most bytes.
+    pub fn limit(self) -> u64 {
+        match self {
+            Self::Exactly(bytes) | Self::AtMost(bytes) => bytes,
+        }
+    }
+
+    /// Whether an output may have this length.
+    pub fn allows(self, bytes: u64) -> bool {
+        match self {
+            Self::Exactly(expected) => bytes == expected,
+            Self::AtMost(limit) => bytes <= limit,
+        }
+    }
+}
+
+/// What a task says of its tensors. Holds secrets, which its `Debug` form does not show.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// The vector, if the offer had one.
+    pub parameters: Option<TensorRef>,
+    /// Where to write; of no use if the offer had no output.
+    pub output: Place,
+    /// The dataset's files by name.
+    pub dataset: BTreeMap<String, Remote>,
+}
+
+/// Totals of a data path since it was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataPathSnapshot {
+    /// Requests answered, refused ones included.
+    pub requests: u64,
+    /// Bytes of outputs that functions sent, also of those that were cut off.
+    pub bytes_in: u64,
+    /// Bytes of vectors and dataset files sent to functions.
+    pub bytes_out: u64,
+    /// Refused requests by HTTP status.
+    pub refused: BTreeMap<u16, u64>,
+}
+
+/// Tensors that could not be moved.
+#[derive(Debug, Error)]
+pub enum DataPathError {
+    /// The operating system gave no random bytes for a secret.
+    #[error("cannot make a token: {0}")]
+    Randomness(String),
+    /// A local file failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The error of the file system.
+        source: io::Error,
+    },
+    /// A report came without its tensor.
+    #[error("the function reported success, but its output has not arrived")]
+    NotWritten,
+    /// A task whose tensors are elsewhere already.
+    #[error("the task names {0}, which is not a file of this peer")]
+    NotAFile(String),
+}
+
+impl DataPathError {
+    /// Whether another attempt can succeed.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::Randomness(_) | Self::NotWritten => true,
+            Self::File { source, .. } => source.kind() != io::ErrorKind::NotFound,
+            Self::NotAFile(_) => false,
+        }
+    }
+}
+
+impl From<DataPathError> for InvokeError {
+    fn from(error: DataPathError) -> Self {
+        Self::Transfer { message: error.to_string(), retryable: error.retryable() }
+    }
+}
