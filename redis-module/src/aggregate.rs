@@ -9,6 +9,7 @@ use crate::arguments::Arguments;
 use crate::error::{CommandError, Result, reply};
 use crate::keys::{Source, Target, check_distinct};
 use crate::sum::{HEADER_BYTES, MAX_ELEMENTS, Shape, Units, parse};
+use crate::tile::{TILE, store};
 
 /// `PEERLESS.ADD fraction_bits sum unit gradient [unit gradient ...]`
 pub fn add(context: &Context, arguments: Vec<RedisString>) -> RedisResult {
@@ -33,6 +34,11 @@ pub fn mean(context: &Context, arguments: Vec<RedisString>) -> RedisResult {
 /// `PEERLESS.AVERAGE fraction_bits mean gradient [gradient ...]`
 pub fn average(context: &Context, arguments: Vec<RedisString>) -> RedisResult {
     average_of(context, Arguments::new(arguments)).map(RedisValue::Integer).map_err(reply)
+}
+
+/// `PEERLESS.CLEAR sum`
+pub fn clear(context: &Context, arguments: Vec<RedisString>) -> RedisResult {
+    clear_sum(context, Arguments::new(arguments)).map(RedisValue::Integer).map_err(reply)
 }
 
 /// `PEERLESS.INFO sum`
@@ -105,17 +111,26 @@ fn add_units(context: &Context, mut arguments: Arguments) -> Result<i64> {
         let added = grid.accumulate_bytes(shape.sums_mut(bytes), &gradients.bytes());
         added.map_err(|error| gradients.name(error))
     };
-    if present.is_some() {
-        target.update(accumulate)?;
-        write_units(&target, shape, &after)?;
-    } else {
-        let mut bytes = shape.zeros();
-        accumulate(&mut bytes)?;
-        bytes.extend_from_slice(after.as_bytes());
-        target.write(&bytes)?;
+    let target = if present.is_some() { target } else { create(context, &key, target, shape)? };
+    let added = target.update(accumulate);
+    if added.is_err() && present.is_none() {
+        target.remove()?;
     }
+    added?;
+    write_units(&target, shape, &after)?;
     context.replicate_verbatim();
     Ok(new.len() as i64)
+}
+
+/// A sum of no unit under a key where nothing is.
+fn create(context: &Context, key: &RedisString, empty: Target, shape: Shape) -> Result<Target> {
+    drop(empty);
+    let target = Target::sized(context, key, shape.bytes())?;
+    target.update(|bytes| {
+        shape.write_header(bytes);
+        Ok(())
+    })?;
+    Ok(target)
 }
 
 /// Pairs up to the last argument; every unit once.
@@ -135,7 +150,7 @@ fn units_and_keys(arguments: &mut Arguments) -> Result<Vec<(u32, RedisString)>> 
 fn write_units(target: &Target, shape: Shape, units: &Units) -> Result<()> {
     let units = units.as_bytes();
     let written = target.update(|bytes| {
-        let present = &mut bytes[HEADER_BYTES + 8 * shape.elements..];
+        let present = &mut bytes[shape.bytes()..];
         let length = present.len().min(units.len());
         present[..length].copy_from_slice(&units[..length]);
         Ok(length)
@@ -175,18 +190,18 @@ fn combine_sums(context: &Context, mut arguments: Arguments) -> Result<i64> {
         }
     }
     let (Some((shape, units)), Some(added)) = (total, added) else { return Err(CommandError::Arity) };
-    let in_target = |error| CommandError::Sum { key: target.name().to_owned(), source: error };
-    if target.exists() {
-        target.update(|bytes| add_bytes(shape.sums_mut(bytes), &added).map_err(in_target))?;
-        write_units(&target, shape, &units)?;
-    } else {
-        let mut bytes = shape.zeros();
-        add_bytes(shape.sums_mut(&mut bytes), &added).map_err(in_target)?;
-        bytes.extend_from_slice(units.as_bytes());
-        target.write(&bytes)?;
+    let target_name = target.name().to_owned();
+    let in_target = |error| CommandError::Sum { key: target_name.clone(), source: error };
+    let new = !target.exists();
+    let target = if new { create(context, &key, target, shape)? } else { target };
+    let combined = target.update(|bytes| add_bytes(shape.sums_mut(bytes), &added).map_err(in_target));
+    if combined.is_err() && new {
+        target.remove()?;
     }
+    combined?;
+    write_units(&target, shape, &units)?;
     context.replicate_verbatim();
-    Ok(units.iter().count() as i64)
+    Ok(units.len() as i64)
 }
 
 /// The remaining arguments, at least one.
@@ -209,7 +224,8 @@ fn sum_of(context: &Context, mut arguments: Arguments) -> Result<Vec<u8>> {
     check_distinct(gradients.iter().map(|gradient| &gradient.1))?;
     let gradients = Gradients::open(context, &gradients, None)?;
     let shape = Shape { grid, elements: gradients.elements };
-    let mut bytes = shape.zeros();
+    let mut bytes = vec![0; shape.bytes()];
+    shape.write_header(&mut bytes);
     let added = grid.accumulate_bytes(shape.sums_mut(&mut bytes), &gradients.bytes());
     added.map_err(|error| gradients.name(error))?;
     Ok(bytes)
@@ -220,35 +236,32 @@ fn mean_of_sum(context: &Context, mut arguments: Arguments) -> Result<i64> {
     let divisor = if arguments.is_empty() { None } else { Some(arguments.parse("divisor", "an integer above 0")?) };
     arguments.end()?;
     check_distinct([&mean_key, &sum_key])?;
-    let target = Target::open(context, &mean_key)?;
     let sum = Source::open(context, &sum_key, "sum")?;
-    let mut mean = Vec::new();
-    read_mean(&sum, divisor, &mut mean)?;
-    target.write(&f32_bytes(&mean))?;
-    context.replicate_verbatim();
-    Ok(mean.len() as i64)
-}
-
-/// Forms the mean of a sum; the divisor is the number of its units unless given.
-pub fn read_mean(sum: &Source, divisor: Option<u64>, mean: &mut Vec<f32>) -> Result<()> {
     let (shape, units) = parse(sum.bytes(), sum.name())?;
     let divisor = match divisor {
         Some(divisor) => divisor,
         None if units.is_empty() => return Err(CommandError::NoUnits { key: sum.name().to_owned() }),
-        None => units.iter().count() as u64,
+        None => units.len(),
     };
-    mean.resize(shape.elements, 0.0);
+    if divisor == 0 {
+        return Err(CommandError::Sum { key: sum.name().to_owned(), source: SumError::ZeroDivisor });
+    }
+    let target = Target::sized(context, &mean_key, 4 * shape.elements)?;
     let failed = |source| CommandError::Sum { key: sum.name().to_owned(), source };
-    shape.grid.mean_bytes(shape.sums(sum.bytes()), divisor, mean).map_err(failed)
+    target.update(|mean| write_mean(shape.grid, shape.sums(sum.bytes()), divisor, mean).map_err(failed))?;
+    context.replicate_verbatim();
+    Ok(shape.elements as i64)
 }
 
-/// The bytes of a vector as they are kept.
-pub fn f32_bytes(elements: &[f32]) -> Vec<u8> {
-    let mut bytes = vec![0; 4 * elements.len()];
-    for (bytes, element) in bytes.as_chunks_mut().0.iter_mut().zip(elements) {
-        *bytes = element.to_le_bytes();
+/// Writes the mean of sums as little-endian f32.
+pub fn write_mean(grid: FixedPoint, sums: &[u8], divisor: u64, mean: &mut [u8]) -> std::result::Result<(), SumError> {
+    let mut tile = [0.0; TILE];
+    for (sums, mean) in sums.chunks(8 * TILE).zip(mean.chunks_mut(4 * TILE)) {
+        let tile = &mut tile[..sums.len() / 8];
+        grid.mean_bytes(sums, divisor, tile)?;
+        store(mean, tile);
     }
-    bytes
+    Ok(())
 }
 
 fn average_of(context: &Context, mut arguments: Arguments) -> Result<i64> {
@@ -262,6 +275,22 @@ fn average_of(context: &Context, mut arguments: Arguments) -> Result<i64> {
     target.write(&mean)?;
     context.replicate_verbatim();
     Ok(gradients.elements as i64)
+}
+
+fn clear_sum(context: &Context, mut arguments: Arguments) -> Result<i64> {
+    let key = arguments.key()?;
+    arguments.end()?;
+    let target = Target::open(context, &key)?;
+    if !target.exists() {
+        return Ok(0);
+    }
+    let units = target.update(|bytes| {
+        let (_, units) = parse(bytes, target.name())?;
+        bytes[HEADER_BYTES..].fill(0);
+        Ok(units)
+    })?;
+    context.replicate_verbatim();
+    Ok(units.len() as i64)
 }
 
 fn info_of(context: &Context, mut arguments: Arguments) -> Result<Vec<RedisValue>> {

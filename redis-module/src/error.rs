@@ -40,8 +40,8 @@ pub enum CommandError {
     /// Two sums to be combined hold the same unit.
     #[error("unit {unit} is already in the sum that '{key}' is to be combined with")]
     UnitTwice { key: String, unit: u32 },
-    /// A sum that does not say of which units it is cannot be combined, nor its mean be formed without divisor.
-    #[error("sum '{key}' does not say of which units it is")]
+    /// A sum without units cannot be combined or applied, nor its mean be formed without divisor.
+    #[error("sum '{key}' has no units")]
     NoUnits { key: String },
     /// A gradient cannot be added.
     #[error("gradient '{key}' cannot be added: {source}")]
@@ -55,6 +55,9 @@ pub enum CommandError {
     /// Vectors do not belong to the optimizer.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// The mean cannot be formed.
+    #[error(transparent)]
+    Mean(#[from] SumError),
 }
 
 impl CommandError {
@@ -80,7 +83,8 @@ impl CommandError {
             | Self::KeyTwice { .. }
             | Self::Write { .. }
             | Self::Config(_)
-            | Self::Step(_) => "ERR",
+            | Self::Step(_)
+            | Self::Mean(_) => "ERR",
         }
     }
 }

@@ -89,6 +89,26 @@ impl Target {
         }
     }
 
+    /// Opens a key with a string of `length` bytes, above 0. What is in them must be written: what was there
+    /// if there was as much, else zeros.
+    ///
+    /// The server makes a new string itself: one that is handed over is written twice, and memory that the
+    /// server has just got from the system costs more than all arithmetic.
+    pub fn sized(context: &Context, key: &RedisString, length: usize) -> Result<Self> {
+        let target = Self::open(context, key)?;
+        if target.exists() {
+            if target.update(|bytes| Ok(bytes.len()))? != length {
+                target.write(&vec![0; length])?;
+            }
+            return Ok(target);
+        }
+        drop(target);
+        let last = (length - 1).to_string();
+        let failed = |_| CommandError::Write { key: name(key), bytes: length };
+        context.call("SETRANGE", &[key.as_slice(), last.as_bytes(), b"\0"]).map_err(failed)?;
+        Self::open(context, key)
+    }
+
     pub fn exists(&self) -> bool {
         !self.key.is_empty()
     }

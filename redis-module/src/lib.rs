@@ -14,3 +14,4 @@ mod keys;
 mod registration;
 mod step;
 mod sum;
+mod tile;

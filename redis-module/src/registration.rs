@@ -18,6 +18,7 @@ redis_module! {
         ["peerless.mean", aggregate::mean, "write deny-oom", 1, 2, 1, ""],
         ["peerless.average", aggregate::average, "write deny-oom", 2, -1, 1, ""],
         ["peerless.step", step::step, "write deny-oom", 1, 3, 1, ""],
+        ["peerless.clear", aggregate::clear, "write", 1, 1, 1, ""],
         ["peerless.info", aggregate::info, "readonly fast", 1, 1, 1, ""],
     ],
 }

@@ -1,16 +1,14 @@
 //! The optimizer step inside the database.
 
-use peerless_aggregation::{Optimizer, clip_by_global_norm};
+use peerless_aggregation::{FixedPoint, Optimizer, clip_by_global_norm};
 use redis_module::{Context, RedisResult, RedisString, RedisValue};
 
-use crate::aggregate::{f32_bytes, read_mean};
+use crate::aggregate::write_mean;
 use crate::arguments::Arguments;
 use crate::error::{CommandError, Result, reply};
-use crate::keys::{Source, Target, check_distinct};
-
-/// Elements that are brought through the optimizer together: aligned copies, since the server's strings are
-/// not.
-const TILE: usize = 4096;
+use crate::keys::{Target, check_distinct};
+use crate::sum::{HEADER_BYTES, parse};
+use crate::tile::{TILE, load, store};
 
 /// `PEERLESS.STEP parameters slots sum learning_rate step optimizer [name value ...]`
 pub fn step(context: &Context, arguments: Vec<RedisString>) -> RedisResult {
@@ -25,7 +23,6 @@ struct Step {
     learning_rate: f32,
     step_index: u64,
     optimizer: Optimizer,
-    divisor: Option<u64>,
     clip_norm: Option<f32>,
     /// Elements at the end that are averaged instead of optimised.
     buffers: usize,
@@ -38,17 +35,8 @@ impl Step {
         let step_index = arguments.parse("step", "an integer, at least 0")?;
         let name: String = arguments.parse("optimizer", "sgd, momentum, nesterov, adam or adamw")?;
         let optimizer = name.parse()?;
-        let mut step = Self {
-            parameters,
-            slots,
-            sum,
-            learning_rate,
-            step_index,
-            optimizer,
-            divisor: None,
-            clip_norm: None,
-            buffers: 0,
-        };
+        let mut step =
+            Self { parameters, slots, sum, learning_rate, step_index, optimizer, clip_norm: None, buffers: 0 };
         while !arguments.is_empty() {
             step.option(&mut arguments)?;
         }
@@ -58,10 +46,9 @@ impl Step {
     }
 
     fn option(&mut self, arguments: &mut Arguments) -> Result<()> {
-        let expected = "a hyperparameter of the optimizer, divisor, clip_norm or buffers";
+        let expected = "a hyperparameter of the optimizer, clip_norm or buffers";
         let name: String = arguments.parse("option", expected)?;
         match name.as_str() {
-            "divisor" => self.divisor = Some(arguments.parse("divisor", "an integer above 0")?),
             "buffers" => self.buffers = arguments.parse("buffers", "an integer, at least 0")?,
             "clip_norm" => {
                 let norm = finite(arguments, "clip_norm")?;
@@ -83,33 +70,39 @@ impl Step {
 
     fn apply(&self, context: &Context) -> Result<i64> {
         let parameters = Target::open(context, &self.parameters)?;
-        let sum = Source::open(context, &self.sum, "sum")?;
-        let mut mean = Vec::new();
-        read_mean(&sum, self.divisor, &mut mean)?;
-        drop(sum);
-        let elements = mean.len();
-        check_length(&parameters, "parameters", 4 * elements)?;
-        if self.buffers > elements {
+        let sum = Target::open(context, &self.sum)?;
+        if !sum.exists() {
+            return Err(CommandError::Missing { what: "sum", key: sum.name().to_owned() });
+        }
+        let (shape, units) = sum.update(|bytes| parse(bytes, sum.name()))?;
+        if units.is_empty() {
+            return Err(CommandError::NoUnits { key: sum.name().to_owned() });
+        }
+        check_length(&parameters, "parameters", 4 * shape.elements)?;
+        if self.buffers > shape.elements {
             let found = self.buffers.to_string();
             return Err(CommandError::Argument { what: "buffers", found, expected: "at most the elements" });
         }
-        let (gradient, buffers) = mean.split_at_mut(elements - self.buffers);
-        let slots = self.open_slots(context, gradient.len())?;
-        if let Some(norm) = self.clip_norm {
-            clip_by_global_norm(gradient, f64::from(norm));
-        }
-        parameters.update(|parameters| {
-            let (parameters, kept) = parameters.split_at_mut(4 * gradient.len());
-            kept.copy_from_slice(&f32_bytes(buffers));
-            match &slots {
-                Some(slots) => slots.update(|slots| self.step(parameters, slots, gradient)),
-                None => self.step(parameters, &mut [], gradient),
-            }
+        let optimised = shape.elements - self.buffers;
+        let slots = self.open_slots(context, optimised)?;
+        sum.update(|sum| {
+            parameters.update(|parameters| {
+                let (parameters, buffers) = parameters.split_at_mut(4 * optimised);
+                let (parameter_sum, buffer_sum) = shape.sums(sum).split_at(8 * optimised);
+                let vectors = Vectors { grid: shape.grid, divisor: units.len(), sum: parameter_sum, parameters };
+                match &slots {
+                    Some(slots) => slots.update(|slots| self.step(vectors, slots))?,
+                    None => self.step(vectors, &mut [])?,
+                }
+                Ok(write_mean(shape.grid, buffer_sum, units.len(), buffers)?)
+            })?;
+            // The same command sent again finds no unit and does not step twice. The string stays: the next
+            // round needs as much, and memory from the system costs more than the step.
+            sum[HEADER_BYTES..].fill(0);
+            Ok(())
         })?;
-        // A repeated command finds no sum and does not step twice.
-        Target::open(context, &self.sum)?.remove()?;
         context.replicate_verbatim();
-        Ok(elements as i64)
+        Ok(shape.elements as i64)
     }
 
     /// The string of all slots one after the other; zeros before the first step. `None` if there are no slots.
@@ -122,33 +115,58 @@ impl Step {
         if slots.exists() || self.step_index > 0 {
             check_length(&slots, "slots", bytes)?;
         } else {
-            slots.write(&vec![0; bytes])?;
+            drop(slots);
+            return Target::sized(context, &self.slots, bytes).map(Some);
         }
         Ok(Some(slots))
     }
 
-    /// Steps along `gradient`, tile by tile.
-    fn step(&self, parameters: &mut [u8], slots: &mut [u8], gradient: &[f32]) -> Result<()> {
-        let mut p = [0.0; TILE];
-        let mut s = [[0.0; TILE]; 2];
-        let mut slots: Vec<&mut [u8]> = slots.chunks_mut(4 * gradient.len().max(1)).collect();
-        for (tile, gradient) in gradient.chunks(TILE).enumerate() {
-            let (start, end) = (4 * TILE * tile, 4 * (TILE * tile + gradient.len()));
-            load(&mut p, &parameters[start..end]);
-            for (s, slot) in s.iter_mut().zip(&slots) {
-                load(s, &slot[start..end]);
+    /// Forms the mean and steps along it, tile by tile; clipping needs all of the mean at once.
+    fn step(&self, vectors: Vectors<'_>, slots: &mut [u8]) -> Result<()> {
+        let Vectors { grid, divisor, sum, parameters } = vectors;
+        let elements = sum.len() / 8;
+        let chunk = if self.clip_norm.is_some() { elements } else { TILE }.max(1);
+        let mut slots: Vec<&mut [u8]> = slots.chunks_mut(4 * elements.max(1)).collect();
+        let mut mean = vec![0.0; chunk.min(elements)];
+        for (index, sum) in sum.chunks(8 * chunk).enumerate() {
+            let mean = &mut mean[..sum.len() / 8];
+            grid.mean_bytes(sum, divisor, mean)?;
+            if let Some(norm) = self.clip_norm {
+                clip_by_global_norm(mean, f64::from(norm));
             }
-            let parameters_now = &mut p[..gradient.len()];
-            let mut slots_now: Vec<&mut [f32]> =
-                s.iter_mut().take(slots.len()).map(|slot| &mut slot[..gradient.len()]).collect();
-            self.optimizer.step(self.step_index, self.learning_rate, parameters_now, &mut slots_now, gradient)?;
-            store(&mut parameters[start..end], &p);
-            for (s, slot) in s.iter().zip(&mut slots) {
-                store(&mut slot[start..end], s);
+            for (tile, gradient) in mean.chunks(TILE).enumerate() {
+                let start = 4 * (index * chunk + tile * TILE);
+                self.step_tile(start, gradient, parameters, &mut slots)?;
             }
         }
         Ok(())
     }
+
+    /// Steps the elements from byte `start` on.
+    fn step_tile(&self, start: usize, gradient: &[f32], parameters: &mut [u8], slots: &mut [&mut [u8]]) -> Result<()> {
+        let (mut p, mut s) = ([0.0; TILE], [[0.0; TILE]; 2]);
+        let bytes = start..start + 4 * gradient.len();
+        let p = &mut p[..gradient.len()];
+        let mut s: Vec<&mut [f32]> = s.iter_mut().take(slots.len()).map(|slot| &mut slot[..gradient.len()]).collect();
+        load(p, &parameters[bytes.clone()]);
+        for (s, slot) in s.iter_mut().zip(slots.iter()) {
+            load(s, &slot[bytes.clone()]);
+        }
+        self.optimizer.step(self.step_index, self.learning_rate, p, &mut s, gradient)?;
+        store(&mut parameters[bytes.clone()], p);
+        for (s, slot) in s.iter().zip(slots) {
+            store(&mut slot[bytes.clone()], s);
+        }
+        Ok(())
+    }
+}
+
+/// What an optimizer steps: parameters along the mean of a sum.
+struct Vectors<'a> {
+    grid: FixedPoint,
+    divisor: u64,
+    sum: &'a [u8],
+    parameters: &'a mut [u8],
 }
 
 /// The hyperparameter of that name, if the optimizer has it.
@@ -186,17 +204,5 @@ fn check_length(target: &Target, what: &'static str, expected: usize) -> Result<
         Ok(())
     } else {
         Err(CommandError::Length { what, key, found, expected: expected.to_string() })
-    }
-}
-
-fn load(tile: &mut [f32; TILE], bytes: &[u8]) {
-    for (element, bytes) in tile.iter_mut().zip(bytes.as_chunks().0) {
-        *element = f32::from_le_bytes(*bytes);
-    }
-}
-
-fn store(bytes: &mut [u8], tile: &[f32; TILE]) {
-    for (bytes, element) in bytes.as_chunks_mut().0.iter_mut().zip(tile) {
-        *bytes = element.to_le_bytes();
     }
 }

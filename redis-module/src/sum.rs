@@ -34,12 +34,15 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The bytes of a sum of no unit.
-    pub fn zeros(&self) -> Vec<u8> {
-        let mut bytes = vec![0; HEADER_BYTES + 8 * self.elements];
+    /// Bytes of a sum without its units.
+    pub fn bytes(&self) -> usize {
+        HEADER_BYTES + 8 * self.elements
+    }
+
+    /// Writes the header of a sum.
+    pub fn write_header(&self, bytes: &mut [u8]) {
         bytes[..8].copy_from_slice(&[b'P', b'L', b'S', b'S', 1, 0, 1, self.grid.fraction_bits() as u8]);
         bytes[8..HEADER_BYTES].copy_from_slice(&(self.elements as u64).to_le_bytes());
-        bytes
     }
 
     /// The sums in the bytes of a sum of this shape.
@@ -60,7 +63,7 @@ impl Shape {
             return Err(CommandError::Grid { key: key(), found, expected });
         }
         if other.elements != self.elements {
-            let [found, expected] = [other, *self].map(|shape| HEADER_BYTES + 8 * shape.elements);
+            let [found, expected] = [other, *self].map(|shape| shape.bytes());
             return Err(CommandError::Length { what: "sum", key: key(), found, expected: expected.to_string() });
         }
         Ok(())
@@ -89,8 +92,12 @@ impl Units {
         (0..8 * self.0.len() as u32).filter(|&unit| self.contains(unit))
     }
 
+    pub fn len(&self) -> u64 {
+        self.0.iter().map(|byte| u64::from(byte.count_ones())).sum()
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.len() == 0
     }
 
     pub fn as_bytes(&self) -> &[u8] {

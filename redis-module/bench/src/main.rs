@@ -76,10 +76,11 @@ fn main() -> Result<()> {
     let server = Server::start(folder.path(), Some(&module()?), &["--save", "", "--appendonly", "no"])?;
     let mut bench = Bench::new(&server, &options)?;
     bench.check()?;
-    let ways: [(&str, Way); 8] = [
+    let ways: [(&str, Way); 9] = [
         ("module: PEERLESS.AVERAGE, one command", Bench::module_average),
         ("module: PEERLESS.ADD of all, PEERLESS.MEAN", Bench::module_sum),
         ("module: PEERLESS.ADD one by one, PEERLESS.MEAN", Bench::module_one_by_one),
+        ("module: PEERLESS.ADD of all, PEERLESS.STEP (Adam)", Bench::module_step),
         ("plain client: MGET, f32 average, SET", Bench::client_average),
         ("client: MGET, exact sum, SET of the mean", Bench::client_sum),
         ("client: one GET after the other, exact sum, SET", Bench::client_one_by_one),
@@ -130,6 +131,7 @@ impl Bench {
             let numbers: Vec<String> = gradient.iter().map(f32::to_string).collect();
             cmd("SET").arg(json_key).arg(format!("[{}]", numbers.join(","))).query::<()>(&mut connection)?;
         }
+        cmd("SET").arg("parameters").arg(vec![0; 4 * options.elements]).query::<()>(&mut connection)?;
         Ok(Self { connection, gradients, keys, json_keys })
     }
 
@@ -169,7 +171,7 @@ impl Bench {
 
     /// What a peer needs that announces its sum: the sum stays.
     fn module_sum(&mut self) -> Result<()> {
-        cmd("DEL").arg("sum").query::<()>(&mut self.connection)?;
+        cmd("PEERLESS.CLEAR").arg("sum").query::<()>(&mut self.connection)?;
         let mut add = cmd("PEERLESS.ADD");
         add.arg(GRID.fraction_bits()).arg("sum");
         for (unit, key) in self.keys.iter().enumerate() {
@@ -181,12 +183,25 @@ impl Bench {
 
     /// As gradients arrive: most of the work is done while others are still being computed.
     fn module_one_by_one(&mut self) -> Result<()> {
-        cmd("DEL").arg("sum").query::<()>(&mut self.connection)?;
+        cmd("PEERLESS.CLEAR").arg("sum").query::<()>(&mut self.connection)?;
         for (unit, key) in self.keys.iter().enumerate() {
             let mut add = cmd("PEERLESS.ADD");
             add.arg(GRID.fraction_bits()).arg("sum").arg(unit).arg(key).query::<()>(&mut self.connection)?;
         }
         Ok(cmd("PEERLESS.MEAN").arg("mean").arg("sum").query(&mut self.connection)?)
+    }
+
+    /// The whole round inside the database.
+    fn module_step(&mut self) -> Result<()> {
+        let mut add = cmd("PEERLESS.ADD");
+        add.arg(GRID.fraction_bits()).arg("step sum");
+        for (unit, key) in self.keys.iter().enumerate() {
+            add.arg(unit).arg(key);
+        }
+        add.query::<()>(&mut self.connection)?;
+        let mut step = cmd("PEERLESS.STEP");
+        step.arg("parameters").arg("slots").arg("step sum").arg("0.001").arg(0).arg("adam");
+        Ok(step.query(&mut self.connection)?)
     }
 
     fn client_average(&mut self) -> Result<()> {

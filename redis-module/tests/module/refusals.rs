@@ -131,7 +131,11 @@ fn what_does_not_fit_together_is_refused_and_changes_nothing() {
         ("STEP two slots sum 0.1 0 adam beta1 1", "ERR"),
         ("STEP two slots sum 0.1 0 sgd clip_norm 0", "ERR"),
         ("STEP two slots sum 0.1 0 sgd buffers 3", "ERR"),
-        ("STEP two slots sum 0.1 0 sgd divisor 0", "ERR"),
+        ("CLEAR", "ERR"),
+        ("CLEAR two", "NOTASUM"),
+        ("CLEAR list", "WRONGTYPE"),
+        ("STEP two slots nothing 0.1 0 sgd", "NOKEY"),
+        ("STEP two slots three 0.1 0 sgd", "NOTASUM"),
         ("STEP two two sum 0.1 0 sgd", "ERR"),
         ("STEP nothing slots sum 0.1 0 sgd", "NOKEY"),
         ("STEP three slots sum 0.1 0 sgd", "LENGTH"),
@@ -149,7 +153,7 @@ fn what_does_not_fit_together_is_refused_and_changes_nothing() {
 }
 
 /// What any argument may be, sensible or not.
-const WORDS: [&str; 19] = [
+const WORDS: [&str; 18] = [
     "40",
     "8",
     "0",
@@ -163,7 +167,6 @@ const WORDS: [&str; 19] = [
     "sgd",
     "momentum",
     "adamw",
-    "divisor",
     "buffers",
     "clip_norm",
     "\u{b1}\u{fffd}",
@@ -181,7 +184,8 @@ fn any_command(random: &mut Random) -> redis::Cmd {
         "SUM 40 KEY KEY",
         "MEAN KEY KEY 3",
         "AVERAGE 40 KEY KEY KEY",
-        "STEP KEY KEY KEY 0.1 0 momentum divisor 2",
+        "STEP KEY KEY KEY 0.1 0 momentum",
+        "CLEAR KEY",
         "STEP KEY KEY KEY 0.1 1 adamw clip_norm 0.1 buffers 1",
         "INFO KEY",
     ];

@@ -1,7 +1,7 @@
 use peerless_aggregation::{Optimizer, clip_by_global_norm};
 use redis::cmd;
 
-use crate::fixtures::{Database, FRACTION_BITS, GRID, Random, exact_sum, f32_bytes, mean};
+use crate::fixtures::{Database, FRACTION_BITS, GRID, Random, exact_sum, f32_bytes, mean, sum_bytes};
 
 const ELEMENTS: usize = 4096 + 77;
 const BUFFERS: usize = 5;
@@ -86,10 +86,10 @@ fn a_step_that_is_sent_twice_is_made_once() {
     database.run::<()>(&step);
     let after = database.dump();
     let error = database.refused(&step);
-    assert_eq!(error.code(), Some("NOKEY"), "{error}");
-    assert!(error.to_string().contains("sum 'sum' does not exist"), "{error}");
+    assert_eq!(error.code(), Some("NOUNITS"), "{error}");
     assert_eq!(database.dump(), after);
     assert_eq!(database.get("parameters"), f32_bytes(&[0.75, 2.5]));
+    assert_eq!(&database.get("sum")[..32], sum_bytes(FRACTION_BITS, &[0, 0], &[]));
 }
 
 #[test]

@@ -98,3 +98,15 @@ fn gradients_of_any_encoding_of_the_server_are_read() {
         assert_eq!(database.get("g"), digits.as_bytes());
     }
 }
+
+#[test]
+fn a_cleared_sum_serves_the_next_round() {
+    let Some(mut database) = Database::in_memory() else { return };
+    let gradients = write_gradients(&mut database, &mut Random::new(), &[0, 1], 5000);
+    database.run::<()>(&add(FRACTION_BITS, "sum", &[0, 1]));
+    assert_eq!(database.run::<i64>(cmd("PEERLESS.CLEAR").arg("sum")), 2);
+    assert_eq!(database.get("sum")[..16 + 8 * 5000], sum_bytes(FRACTION_BITS, &[0; 5000], &[]));
+    assert_eq!(database.run::<i64>(&add(FRACTION_BITS, "sum", &[1])), 1);
+    assert_eq!(database.get("sum"), sum_bytes(FRACTION_BITS, &exact_sum(GRID, &gradients[1..]), &[1]));
+    assert_eq!(database.run::<i64>(cmd("PEERLESS.CLEAR").arg("nothing")), 0);
+}
