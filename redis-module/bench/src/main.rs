@@ -128,10 +128,11 @@ impl Bench {
         let mut connection = server.connect()?;
         for ((gradient, key), json_key) in gradients.iter().zip(&keys).zip(&json_keys) {
             cmd("SET").arg(key).arg(bytes_of(gradient)).query::<()>(&mut connection)?;
-            let numbers: Vec<String> = gradient.iter().map(f32::to_string).collect();
+            // As Python's json.dumps writes the list that PyTorch and NumPy make of f32: all digits of the f64.
+            let numbers: Vec<String> = gradient.iter().map(|element| f64::from(*element).to_string()).collect();
             cmd("SET").arg(json_key).arg(format!("[{}]", numbers.join(","))).query::<()>(&mut connection)?;
         }
-        cmd("SET").arg("parameters").arg(vec![0; 4 * options.elements]).query::<()>(&mut connection)?;
+        cmd("SET").arg("parameters").arg(vec![0_u8; 4 * options.elements]).query::<()>(&mut connection)?;
         Ok(Self { connection, gradients, keys, json_keys })
     }
 
