@@ -12,6 +12,7 @@ mod metering;
 mod platform;
 mod process;
 mod queue;
+mod redact;
 mod remote;
 mod report;
 mod retry;

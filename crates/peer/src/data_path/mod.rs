@@ -69,12 +69,12 @@ pub trait Grant: Send {
     /// What to write into the task. Holds secrets.
     fn places(&self) -> &Places;
 
-    /// Puts the output, which the function says it has written, into the file of the offer. Before
-    /// that nothing is there, and what arrives later changes nothing.
+    /// Puts the output, which the function says it has written with this digest, into the file of the
+    /// offer. Before that nothing is there, and what arrives later changes nothing.
     ///
     /// # Errors
-    /// [`DataPathError::NotWritten`], or an error of the file system.
-    fn collect(&mut self) -> BoxFuture<'_, Result<(), DataPathError>>;
+    /// [`DataPathError::NotWritten`], [`DataPathError::Damaged`] or an error of the file system.
+    fn collect(&mut self, digest: Digest) -> BoxFuture<'_, Result<(), DataPathError>>;
 }
 
 /// What an attempt needs.
@@ -149,6 +149,24 @@ pub struct Places {
     pub dataset: BTreeMap<String, Remote>,
 }
 
+impl Places {
+    /// What must not appear in messages: the token, or what makes a URL a presigned one.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let place = |place: &Place| match place {
+            Place::Remote(remote) => Some(remote.clone()),
+            Place::Path(_) => None,
+        };
+        let parameters = self.parameters.as_ref().and_then(|tensor| place(&tensor.place));
+        let remotes = parameters.into_iter().chain(place(&self.output)).chain(self.dataset.values().cloned());
+        let query = |url: &str| url.split_once('?').map(|(_, query)| query.to_owned());
+        let mut secrets: Vec<String> =
+            remotes.flat_map(|Remote { url, token }| token.into_iter().chain(query(&url))).collect();
+        secrets.sort();
+        secrets.dedup();
+        secrets
+    }
+}
+
 /// Totals of a data path since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataPathSnapshot {
@@ -181,6 +199,14 @@ pub enum DataPathError {
     /// A report came without its tensor.
     #[error("the function reported success, but its output has not arrived")]
     NotWritten,
+    /// A tensor came that is not the one of the report.
+    #[error("the output that arrived has digest {}, but the function reported {}", found.short(), reported.short())]
+    Damaged {
+        /// Digest of what arrived.
+        found: Digest,
+        /// Digest in the report.
+        reported: Digest,
+    },
     /// A task whose tensors are elsewhere already.
     #[error("the task names {0}, which is not a file of this peer")]
     NotAFile(String),
@@ -190,7 +216,8 @@ impl DataPathError {
     /// Whether another attempt can succeed.
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Randomness(_) | Self::NotWritten => true,
+            // A function that reports wrongly does so again, but damage on the way is more likely.
+            Self::Randomness(_) | Self::NotWritten | Self::Damaged { .. } => true,
             Self::File { source, .. } => source.kind() != io::ErrorKind::NotFound,
             Self::NotAFile(_) => false,
         }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_functions::{BoxFuture, Call, FunctionPlatform, Invocation, InvokeError, PlatformSnapshot};
-use peerless_protocol::UnitKind;
-use peerless_protocol::function::{Place, Task, TensorRef, Work};
+use peerless_functions::{
+    BoxFuture, Call, FunctionPlatform, Invocation, InvocationRecord, InvokeError, Meter, Outcome, PlatformSnapshot,
+};
+use peerless_protocol::function::{Output, Place, Task, TensorRef, Work};
+use peerless_protocol::{Digest, UnitKind};
 use tokio::time::Instant;
 
 use super::vectors::{VectorPlace, Vectors};
@@ -111,11 +113,15 @@ impl FunctionPlatform for OverNetwork {
     fn invoke<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Invocation, InvokeError>> {
         Box::pin(async move {
             let (task, mut grant) = self.offer(&call).await?;
-            let invocation = self.platform.invoke(Call { task: &task, ..call }).await?;
-            if let Some(grant) = &mut grant
-                && writes(&task.work)
-            {
-                grant.collect().await?;
+            let secrets = grant.as_ref().map(|grant| grant.places().secrets()).unwrap_or_default();
+            let meter: Arc<dyn Meter> = Arc::new(Discreet { meter: Arc::clone(call.meter), secrets: secrets.clone() });
+            let invoked = self.platform.invoke(Call { task: &task, meter: &meter, ..call }).await;
+            let invocation = invoked.map_err(|mut error| {
+                error.redact(&secrets);
+                error
+            })?;
+            if let (Some(grant), Some(digest)) = (&mut grant, written(&invocation.output)) {
+                grant.collect(digest).await?;
             }
             Ok(invocation)
         })
@@ -130,10 +136,26 @@ impl FunctionPlatform for OverNetwork {
     }
 }
 
-fn writes(work: &Work) -> bool {
-    match work {
-        Work::Initialise { .. } => true,
-        Work::Unit { unit_kind, .. } => *unit_kind == UnitKind::Gradient,
-        Work::Ping => false,
+/// What a function says it has written.
+fn written(output: &Output) -> Option<Digest> {
+    match output {
+        Output::Initialised { digest, .. } => Some(*digest),
+        Output::Unit { digest, .. } => *digest,
+        Output::Pong => None,
+    }
+}
+
+/// Keeps the secrets of a task out of its record.
+struct Discreet {
+    meter: Arc<dyn Meter>,
+    secrets: Vec<String>,
+}
+
+impl Meter for Discreet {
+    fn record(&self, mut record: InvocationRecord) {
+        if let Outcome::Failed(error) = &mut record.outcome {
+            error.redact(&self.secrets);
+        }
+        self.meter.record(record);
     }
 }

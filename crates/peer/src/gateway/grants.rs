@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use data_encoding::BASE64URL_NOPAD;
 use hyper::StatusCode;
+use peerless_protocol::Digest;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -92,7 +93,7 @@ pub(super) struct Permission {
 enum Progress {
     Open,
     Underway,
-    Complete,
+    Complete(Digest),
     Revoked,
 }
 
@@ -175,7 +176,7 @@ impl Permission {
         match *progress {
             Progress::Open => {}
             Progress::Underway => return refused(StatusCode::CONFLICT, "the output is being written"),
-            Progress::Complete => return refused(StatusCode::FORBIDDEN, "the output has been written"),
+            Progress::Complete(_) => return refused(StatusCode::FORBIDDEN, "the output has been written"),
             Progress::Revoked => return refused(StatusCode::FORBIDDEN, "this attempt is over"),
         }
         *progress = Progress::Underway;
@@ -200,12 +201,13 @@ pub(super) struct Write {
 }
 
 impl Write {
-    /// Uses the right up: what is in the partial file is the output. False if the right has ended.
-    pub fn complete(self) -> bool {
+    /// Uses the right up: what is in the partial file is the output, and this is its digest. False if the
+    /// right has ended.
+    pub fn complete(self, digest: Digest) -> bool {
         let mut progress = self.permission.progress();
         let granted = *progress == Progress::Underway && !self.permission.is_over();
         if granted {
-            *progress = Progress::Complete;
+            *progress = Progress::Complete(digest);
         }
         granted
     }
@@ -215,7 +217,7 @@ impl Drop for Write {
     fn drop(&mut self) {
         let mut progress = self.permission.progress();
         match *progress {
-            Progress::Complete => {}
+            Progress::Complete(_) => {}
             Progress::Underway => {
                 *progress = Progress::Open;
                 self.permission.remove_partial();
@@ -226,10 +228,13 @@ impl Drop for Write {
 }
 
 impl Capability {
-    /// Moves a complete output to its place.
-    pub fn collect(&self) -> Result<(), DataPathError> {
-        let written = *self.permission.progress() == Progress::Complete;
-        let output = self.permission.rights.output.as_ref().filter(|_| written).ok_or(DataPathError::NotWritten)?;
+    /// Moves a complete output to its place if it is the one reported.
+    pub fn collect(&self, reported: Digest) -> Result<(), DataPathError> {
+        let Progress::Complete(found) = *self.permission.progress() else { return Err(DataPathError::NotWritten) };
+        let output = self.permission.rights.output.as_ref().ok_or(DataPathError::NotWritten)?;
+        if found != reported {
+            return Err(DataPathError::Damaged { found, reported });
+        }
         let failed = |source| DataPathError::File { action: "collect", path: output.path.clone(), source };
         fs::rename(&output.partial, &output.path).map_err(failed)
     }
@@ -239,7 +244,7 @@ impl Drop for Capability {
     fn drop(&mut self) {
         self.grants.revoke(&self.key);
         let before = std::mem::replace(&mut *self.permission.progress(), Progress::Revoked);
-        if before == Progress::Complete {
+        if matches!(before, Progress::Complete(_)) {
             self.permission.remove_partial();
         }
         // A write under way removes its file itself, when it stops.

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerless_functions::BoxFuture;
+use peerless_protocol::Digest;
 use peerless_protocol::function::{Place, Remote, TensorRef};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -134,8 +135,8 @@ impl Grant for GatewayGrant {
         &self.places
     }
 
-    fn collect(&mut self) -> BoxFuture<'_, Result<(), DataPathError>> {
-        Box::pin(async move { self.capability.collect() })
+    fn collect(&mut self, digest: Digest) -> BoxFuture<'_, Result<(), DataPathError>> {
+        Box::pin(async move { self.capability.collect(digest) })
     }
 }
 

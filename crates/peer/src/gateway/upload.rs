@@ -10,6 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_ENCODING, CONTENT_RANGE};
 use hyper::{Request, Response, StatusCode};
+use peerless_protocol::Digest;
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
@@ -40,6 +41,7 @@ pub(super) async fn upload(
     let created = OpenOptions::new().write(true).create(true).truncate(true).open(&destination.partial);
     let mut file = File::from_std(created.map_err(unwritable)?);
     let mut body = request.into_body();
+    let mut hasher = blake3::Hasher::new();
     let mut written = 0_u64;
     loop {
         let chunk = tokio::select! {
@@ -54,11 +56,12 @@ pub(super) async fn upload(
         if written > destination.size.limit() {
             return Err(too_large());
         }
+        hasher.update(&bytes);
         file.write_all(&bytes).await.map_err(unwritable)?;
     }
     check_length(destination, written)?;
     file.flush().await.map_err(unwritable)?;
-    if !write.complete() {
+    if !write.complete(Digest(*hasher.finalize().as_bytes())) {
         return Err(Refusal::new(StatusCode::FORBIDDEN, "this attempt is over"));
     }
     let mut response = Response::new(Pieces::empty());

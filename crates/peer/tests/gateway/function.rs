@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerless_functions::{
-    BoxFuture, Call, Counters, FunctionPlatform, Invocation, InvokeError, Metering, PlatformSnapshot,
+    BoxFuture, Call, Counters, FunctionPlatform, Invocation, InvocationRecord, InvokeError, Metering, Outcome,
+    PlatformSnapshot, WorkLabel,
 };
 use peerless_protocol::function::{Failure, FailureKind, Output, Place, Remote, Task, TensorRef, Work};
 use peerless_protocol::{Digest, Layout, LayoutEntry, Role, Tally, UnitKind};
@@ -31,6 +32,8 @@ pub enum Mischief {
     CutWhileWriting,
     /// It reports success and has written nothing.
     WritesNothing,
+    /// It fails with a message that quotes its task.
+    QuotesItsTask,
     /// What it writes is not what it reports.
     WritesGarbage,
 }
@@ -92,8 +95,16 @@ impl FunctionPlatform for Elsewhere {
         let mischief = (self.choose)(&task, call.attempt);
         seen.tasks.lock().unwrap().push(task.clone());
         Box::pin(async move {
-            let output = tokio::task::spawn_blocking(move || work(&task, mischief, &seen)).await.unwrap()?;
-            Ok(Invocation { output, metering: metering() })
+            let invocation = task.invocation;
+            let work = WorkLabel::from(&task.work);
+            let outcome = match mischief {
+                Mischief::QuotesItsTask => Err(quoting(&task)),
+                _ => tokio::task::spawn_blocking(move || self::work(&task, mischief, &seen)).await.unwrap(),
+            };
+            let recorded = outcome.clone().map_or_else(Outcome::Failed, |_| Outcome::Succeeded);
+            let (platform, attempt, metering) = ("elsewhere", call.attempt, metering());
+            call.meter.record(InvocationRecord { invocation, work, platform, attempt, outcome: recorded, metering });
+            Ok(Invocation { output: outcome?, metering })
         })
     }
 
@@ -149,7 +160,7 @@ fn behave(mischief: Mischief, output: &Place, gradient: &[u8], seen: &Seen) -> R
     match mischief {
         Mischief::None => write(output, gradient),
         Mischief::WritesGarbage => write(output, &garbage),
-        Mischief::WritesNothing => {}
+        Mischief::WritesNothing | Mischief::QuotesItsTask => {}
         Mischief::DiesAfterWriting => {
             write(output, gradient);
             return Err(died());
@@ -178,6 +189,11 @@ fn behave(mischief: Mischief, output: &Place, gradient: &[u8], seen: &Seen) -> R
         }
     }
     Ok(())
+}
+
+fn quoting(task: &Task) -> InvokeError {
+    let message = serde_json::to_string(task).unwrap();
+    InvokeError::Reported(Failure { kind: FailureKind::Input, message })
 }
 
 fn died() -> InvokeError {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerless_functions::{FunctionPlatform, InvocationRecord, InvokeError, RetryPolicy, Retrying};
@@ -22,6 +22,7 @@ struct Fixture {
     gateway: Arc<Gateway>,
     seen: Arc<Seen>,
     state: Vec<u8>,
+    records: Arc<Mutex<Vec<InvocationRecord>>>,
 }
 
 impl Fixture {
@@ -36,8 +37,11 @@ impl Fixture {
         let platform = OverNetwork::new(Arc::new(elsewhere), gateway.clone(), Duration::from_secs(60));
         assert!(platform.shares_files());
         let policy = RetryPolicy { base_delay: Duration::from_millis(1), ..RetryPolicy::default() };
-        let functions = Retrying::new(platform, policy, Arc::new(|_: InvocationRecord| ()));
-        Self { folder, functions, gateway, seen, state }
+        let records: Arc<Mutex<Vec<_>>> = Arc::default();
+        let meter = Arc::clone(&records);
+        let meter = Arc::new(move |record: InvocationRecord| meter.lock().unwrap().push(record));
+        let functions = Retrying::new(platform, policy, meter);
+        Self { records, folder, functions, gateway, seen, state }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -182,21 +186,54 @@ async fn initial_parameters_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_corrupted_gradient_is_not_added_and_the_right_one_still_is() {
-    let choose = |task: &Task, _| match task.work {
-        Work::Unit { unit: 1, .. } => Mischief::WritesGarbage,
-        _ => Mischief::None,
-    };
+async fn a_gradient_that_is_damaged_on_the_way_is_computed_again() {
+    let choose = |_: &Task, attempt| if attempt == 1 { Mischief::WritesGarbage } else { Mischief::None };
     let fixture = Fixture::new(choose).await;
-    let Ok(Output::Unit { digest: Some(digest), .. }) = fixture.gradient(1).await else { panic!("no report") };
-    let mut sums = crate::runs::sums(fixture.state.len() / 4);
-    let path = fixture.path(&output_name(1));
+    fixture.gradient(1).await.unwrap();
+    assert!(fs::read(fixture.path(&output_name(1))).unwrap() == gradient(&fixture.state, 3, 1));
+    assert_eq!(fixture.seen.tasks.lock().unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_function_that_always_reports_another_gradient_fails_the_unit() {
+    let fixture = Fixture::new(|_, _| Mischief::WritesGarbage).await;
+    let error = fixture.gradient(1).await.unwrap_err();
+    assert_eq!(error.class(), "transfer");
+    assert!(error.to_string().contains("digest"), "{error}");
+    assert_eq!(names(fixture.folder.path()), ["state"]);
+}
+
+/// Should a damaged file get to the sums all the same, they are as if it had not.
+#[test]
+fn a_corrupted_gradient_is_not_added_and_the_right_one_still_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r3-u1.f32");
+    let right = gradient(&[0; 4000], 3, 1);
+    let digest = Digest::of(&right);
+    let mut corrupted = right.clone();
+    corrupted[1000] ^= 1;
+    fs::write(&path, corrupted).unwrap();
+    let mut sums = crate::runs::sums(1000);
     let refused = sums.add_unit(1, &path, digest).unwrap_err().to_string();
     assert!(refused.contains("digest"), "{refused}");
-    // As another peer's or a later attempt's: nothing of the corrupted one is in the sum.
-    fs::write(&path, gradient(&fixture.state, 3, 1)).unwrap();
+    fs::write(&path, right).unwrap();
     sums.add_unit(1, &path, digest).unwrap();
-    let mut undisturbed = crate::runs::sums(fixture.state.len() / 4);
+    let mut undisturbed = crate::runs::sums(1000);
     undisturbed.add_unit(1, &path, digest).unwrap();
     assert_eq!(crate::runs::digest_of_sum(&mut sums, 1), crate::runs::digest_of_sum(&mut undisturbed, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn functions_that_quote_their_task_tell_no_secret() {
+    let fixture = Fixture::new(|_, _| Mischief::QuotesItsTask).await;
+    let error = fixture.gradient(1).await.unwrap_err();
+    let tasks = fixture.seen.tasks.lock().unwrap();
+    let Work::Unit { output: Place::Remote(remote), .. } = &tasks[0].work else { panic!("a path") };
+    let token = remote.token.as_ref().unwrap();
+    let records = fixture.records.lock().unwrap();
+    assert_eq!(records.len(), 1);
+    for text in [error.to_string(), format!("{error:?}"), format!("{records:?}")] {
+        assert!(text.contains("/v1/tasks/"), "the task was not quoted: {text}");
+        assert!(!text.contains(&token[..16]), "{text}");
+    }
 }

@@ -75,7 +75,7 @@ async fn tokens_are_in_no_log_message_or_debug_form() {
         let misused = tokio::task::spawn_blocking(move || misuse(&clients, &parameters, &destination));
         said += &misused.await.unwrap();
     }
-    granted.grant.collect().await.unwrap();
+    granted.collect().await.unwrap();
     said += &format!("{:?} {:?}", granted.grant.places(), bench.gateway.snapshot());
     let failed = peerless_peer::data_path::DataPathError::NotAFile(Place::Remote(granted.parameters()).to_string());
     said += &failed.to_string();

@@ -25,7 +25,7 @@ async fn tensors_travel_encrypted() {
     assert!(remote.url.starts_with("https://127.0.0.1:"), "{}", remote.address());
     assert!(bench.get(&remote, None).body == vector);
     assert_eq!(bench.put(&granted.destination(), &vector).status, 204);
-    granted.grant.collect().await.unwrap();
+    granted.collect().await.unwrap();
     assert_eq!(bench.put(&granted.destination(), &vector).status, 403);
 
     let strange = crate::bench::agent().get(&remote.url).call();

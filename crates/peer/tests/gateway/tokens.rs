@@ -53,7 +53,7 @@ async fn the_token_of_one_unit_opens_nothing_of_another() {
     let nobodys = Remote { url: two.parameters().url.replace("/tasks/2/", "/tasks/77/"), ..one.parameters() };
     assert_eq!(bench.get(&nobodys, None).status, 403);
     assert_eq!(bench.put(&two.destination(), b"22222222").status, 204);
-    two.grant.collect().await.unwrap();
+    two.collect().await.unwrap();
     assert_eq!(std::fs::read(&two.output).unwrap(), b"22222222");
 }
 
@@ -64,7 +64,7 @@ async fn a_write_cannot_be_replayed() {
     let remote = granted.destination();
     assert_eq!(bench.put(&remote, b"12345678").status, 204);
     assert_eq!(bench.put(&remote, b"12345678").status, 403);
-    granted.grant.collect().await.unwrap();
+    granted.collect().await.unwrap();
     assert_eq!(bench.put(&remote, b"abcdefgh").status, 403);
     assert_eq!(bench.get(&granted.parameters(), None).status, 200, "reading is not used up");
     assert_eq!(std::fs::read(&granted.output).unwrap(), b"12345678");

@@ -19,7 +19,7 @@ async fn an_output_is_in_its_place_once_it_is_collected() {
         let answer = if chunked { bench.put_chunked(&remote, &gradient) } else { bench.put(&remote, &gradient) };
         assert_eq!(answer.status, 204, "{}", answer.text());
         assert!(!granted.output.exists(), "it is there although nobody has said that it is right");
-        granted.grant.collect().await.unwrap();
+        granted.collect().await.unwrap();
         assert!(fs::read(&granted.output).unwrap() == gradient, "other bytes arrived");
         drop(granted.grant);
         assert_eq!(bench.leftovers(), ["a"], "the grant took the output with it");
@@ -32,9 +32,9 @@ async fn an_output_is_in_its_place_once_it_is_collected() {
 async fn an_output_that_was_not_written_cannot_be_collected() {
     let bench = Bench::start().await;
     let mut granted = bench.offer(bench.unit(&bytes(8), "a")).await;
-    assert!(matches!(granted.grant.collect().await, Err(DataPathError::NotWritten)));
+    assert!(matches!(granted.collect().await, Err(DataPathError::NotWritten)));
     assert_eq!(bench.put(&granted.destination(), b"1234567").status, 400);
-    assert!(matches!(granted.grant.collect().await, Err(DataPathError::NotWritten)));
+    assert!(matches!(granted.collect().await, Err(DataPathError::NotWritten)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -52,7 +52,7 @@ async fn outputs_of_another_length_are_refused_and_can_be_sent_again() {
     let refused = bench.gateway.snapshot().refused;
     assert_eq!(refused.into_iter().collect::<Vec<_>>(), [(400, 3), (413, 3)]);
     assert_eq!(bench.put(&remote, &bytes(8000)).status, 204);
-    granted.grant.collect().await.unwrap();
+    granted.collect().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,7 +74,7 @@ async fn an_output_of_unknown_length_is_bounded() {
     assert_eq!(bench.put(&remote, &bytes(1001)).status, 413);
     assert_eq!(bench.put_chunked(&remote, &bytes(1001)).status, 413);
     assert_eq!(bench.put_chunked(&remote, &bytes(600)).status, 204);
-    granted.grant.collect().await.unwrap();
+    granted.collect().await.unwrap();
     assert!(fs::read(&granted.output).unwrap() == bytes(600));
 }
 
@@ -91,7 +91,7 @@ async fn a_cut_upload_leaves_nothing_and_can_be_repeated() {
     drop(stream);
     bench.nothing_is_left().await;
     assert_eq!(bench.put(&remote, &gradient).status, 204);
-    granted.grant.collect().await.unwrap();
+    granted.collect().await.unwrap();
     assert!(fs::read(&granted.output).unwrap() == gradient);
 }
 
@@ -119,7 +119,7 @@ async fn of_two_writers_one_wins() {
     first.write_all(b"5678").unwrap();
     assert_eq!(read_answer(&mut first).unwrap().status, 204);
     assert_eq!(bench.put(&remote, b"abcdefgh").status, 403);
-    granted.grant.collect().await.unwrap();
+    granted.collect().await.unwrap();
     assert_eq!(fs::read(&granted.output).unwrap(), b"12345678");
 }
 
@@ -190,7 +190,7 @@ async fn twenty_units_at_a_time_get_in_nobodys_way() {
     }
     for (mut granted, gradient, work) in units {
         assert_eq!(work.await.unwrap(), 204);
-        granted.grant.collect().await.unwrap();
+        granted.collect().await.unwrap();
         assert!(fs::read(&granted.output).unwrap() == gradient, "units were mixed up");
     }
     assert!(bench.gateway.snapshot().refused.is_empty());
