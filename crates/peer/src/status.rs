@@ -1,6 +1,7 @@
 //! What a peer tells about itself while it runs: one small JSON file that is replaced whenever
 //! something changes, so that anyone on the machine can look without being in the way.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use peerless_protocol::{Digest, FinishReason, PeerId, RunId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::data_path::DataPathSnapshot;
 use crate::transport::RelayUrl;
 
 /// Version of the file's content.
@@ -57,6 +59,28 @@ pub struct FunctionsStatus {
     pub failed: u64,
     /// Invocations that were not the first attempt at their task.
     pub retried: u64,
+    /// What tensors cost that functions elsewhere read and wrote; none if functions see this peer's files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_path: Option<DataPathStatus>,
+}
+
+/// What a data path moved since the process began.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataPathStatus {
+    /// Requests answered, refused ones included.
+    pub requests: u64,
+    /// Bytes of outputs that functions sent.
+    pub bytes_in: u64,
+    /// Bytes of vectors and dataset files sent to functions.
+    pub bytes_out: u64,
+    /// Refused requests by HTTP status.
+    pub refused: BTreeMap<u16, u64>,
+}
+
+impl From<DataPathSnapshot> for DataPathStatus {
+    fn from(DataPathSnapshot { requests, bytes_in, bytes_out, refused }: DataPathSnapshot) -> Self {
+        Self { requests, bytes_in, bytes_out, refused }
+    }
 }
 
 /// The result of an evaluation, for people.

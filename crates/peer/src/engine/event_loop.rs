@@ -663,6 +663,7 @@ pub(super) fn functions_status(functions: &Functions) -> crate::status::Function
         cold_starts: snapshot.counters.cold_starts,
         failed: snapshot.counters.failed,
         retried: snapshot.counters.retried,
+        data_path: functions.data_path().map(Into::into),
     }
 }
 

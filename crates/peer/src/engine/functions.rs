@@ -12,11 +12,14 @@ use peerless_protocol::{Digest, Input, Layout, PeerId, RunId, RunSpec, StateRef,
 use peerless_store::StoredState;
 
 use super::storage::Storage;
+use crate::data_path::{DataPath, DataPathSnapshot};
 use crate::options::PeerError;
 
 /// The peer's functions.
 pub(super) struct Functions {
     retrying: Retrying<Arc<dyn FunctionPlatform>>,
+    /// How tensors reach functions that do not see this peer's files.
+    data_path: Option<Arc<dyn DataPath>>,
     records: Arc<Mutex<Vec<InvocationRecord>>>,
     spec: RunSpec,
     run: RunId,
@@ -31,7 +34,13 @@ pub(super) struct Prepared {
 }
 
 impl Functions {
-    pub fn new(platform: Arc<dyn FunctionPlatform>, spec: RunSpec, me: PeerId) -> Self {
+    /// Functions of a platform that sees this peer's files, or has `data_path` around it.
+    pub fn new(
+        platform: Arc<dyn FunctionPlatform>,
+        data_path: Option<Arc<dyn DataPath>>,
+        spec: RunSpec,
+        me: PeerId,
+    ) -> Self {
         let records: Arc<Mutex<Vec<InvocationRecord>>> = Arc::default();
         let sink = Arc::clone(&records);
         let meter = move |record| sink.lock().unwrap_or_else(PoisonError::into_inner).push(record);
@@ -40,7 +49,7 @@ impl Functions {
         let policy = RetryPolicy { seed: u64::from_le_bytes(seed), ..RetryPolicy::default() };
         let retrying = Retrying::new(platform, policy, Arc::new(meter));
         let run = spec.id();
-        Self { retrying, records, spec, run, next: AtomicU64::new(1) }
+        Self { retrying, data_path, records, spec, run, next: AtomicU64::new(1) }
     }
 
     /// The records of the invocations that ended since the last call.
@@ -55,6 +64,11 @@ impl Functions {
 
     pub fn snapshot(&self) -> PlatformSnapshot {
         self.retrying.platform().snapshot()
+    }
+
+    /// What the data path moved.
+    pub fn data_path(&self) -> Option<DataPathSnapshot> {
+        self.data_path.as_ref().map(|path| path.snapshot())
     }
 
     pub async fn shutdown(&self) {

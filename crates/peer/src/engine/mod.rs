@@ -18,7 +18,7 @@ use peerless_functions::FunctionPlatform;
 use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, StateHeader};
 use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreError, StoredState};
 
-use crate::data_path::OverNetwork;
+use crate::data_path::{DataPath, OverNetwork};
 use crate::identity::Identity;
 use crate::options::{PeerError, PeerOptions, PeerSummary};
 use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION, unix_us};
@@ -84,8 +84,8 @@ async fn run_opened(
         |file| tracing::warn!(path = %file.path.display(), reason = file.reason, "a damaged file is passed over"),
     );
     let spec = options.run.spec().clone();
-    let platform = platform(&options).await?;
-    let functions = Arc::new(Functions::new(platform, spec.clone(), identity.peer_id()));
+    let (platform, data_path) = platform(&options).await?;
+    let functions = Arc::new(Functions::new(platform, data_path, spec.clone(), identity.peer_id()));
     let prepared = functions.prepare(&store.tensors.initial_output()).await?;
     let fingerprint = prepared.fingerprint;
     tracing::info!(fingerprint = %fingerprint, "numerics fingerprint of this peer's functions");
@@ -157,13 +157,15 @@ async fn run_opened(
 }
 
 /// The functions' platform, with a way to tensors where it needs one.
-async fn platform(options: &PeerOptions) -> Result<Arc<dyn FunctionPlatform>, PeerError> {
+async fn platform(options: &PeerOptions) -> Result<(Arc<dyn FunctionPlatform>, Option<Arc<dyn DataPath>>), PeerError> {
     let platform = options.functions.platform()?;
     if platform.shares_files() {
-        return Ok(platform);
+        return Ok((platform, None));
     }
     let config = options.data_path.as_ref().ok_or(PeerError::NoDataPath { platform: platform.name() })?;
-    Ok(Arc::new(OverNetwork::new(platform, config.open().await?, config.lifetime())))
+    let data_path = config.open().await?;
+    let platform = OverNetwork::new(platform, Arc::clone(&data_path), config.lifetime());
+    Ok((Arc::new(platform), Some(data_path)))
 }
 
 fn remove_tensors(tensors: &Path) {

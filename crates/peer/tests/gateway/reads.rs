@@ -45,6 +45,24 @@ async fn a_cut_download_goes_on_where_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_download_ends_with_its_grant() {
+    let bench = Bench::start().await;
+    // More than the kernel's buffers on loopback take.
+    let vector = bytes(64 << 20);
+    let granted = bench.offer(bench.unit(&vector, "a")).await;
+    let remote = granted.parameters();
+    let mut stream = TcpStream::connect(bench.gateway.local_address()).unwrap();
+    let head = format!("GET {} HTTP/1.1\r\nHost: x\r\nAuthorization: {}\r\n\r\n", target(&remote), bearer(&remote));
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.read_exact(&mut [0; 1000]).unwrap();
+    drop(granted);
+    let mut received = Vec::new();
+    // A reset is as good as an end.
+    let _ = stream.read_to_end(&mut received);
+    assert!(received.len() < vector.len() - 1000, "all of it came after the attempt was over");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_the_samples_of_a_unit_move() {
     let bench = Bench::start().await;
     let granted = bench.offer(bench.unit(&bytes(8), "a")).await;

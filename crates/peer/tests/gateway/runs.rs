@@ -62,6 +62,9 @@ async fn a_run_ends_in_the_same_state_wherever_its_functions_are_and_whatever_th
     seen.wait_for_the_late();
     assert_eq!((there.phase, there.status.steps), (Phase::Finished, ROUNDS));
     assert_eq!(there.status.state_digest, here.status.state_digest);
+    let moved = there.status.functions.data_path.unwrap();
+    assert!(moved.bytes_out > 0 && moved.bytes_in > 0 && moved.refused[&403] > 0, "{moved:?}");
+    assert_eq!(here.status.functions.data_path, None);
     assert!(seen.tasks.lock().unwrap().len() > 100, "nothing went wrong");
 }
 
