@@ -16,6 +16,9 @@ pub enum Door {
     Stdio,
     /// Over HTTP.
     Http(HttpOptions),
+    /// From the Lambda runtime interface.
+    #[cfg(feature = "lambda")]
+    Lambda,
 }
 
 /// Settings in the environment that cannot be used.
@@ -30,12 +33,16 @@ pub enum DoorError {
 }
 
 impl Door {
-    /// HTTP on all addresses where `PORT` is set, with `PEERLESS_FUNCTION_TOKEN` and
+    /// Lambda in a Lambda environment, HTTP on all addresses where `PORT` is set, with `PEERLESS_FUNCTION_TOKEN` and
     /// `PEERLESS_FUNCTION_INSTANCES` (1 by default), else stdin.
     ///
     /// # Errors
     /// [`DoorError`] for values that cannot be.
     pub fn from_environment() -> Result<Self, DoorError> {
+        #[cfg(feature = "lambda")]
+        if set("AWS_LAMBDA_RUNTIME_API").is_some() {
+            return Ok(Self::Lambda);
+        }
         let Some(port) = set("PORT") else { return Ok(Self::Stdio) };
         let port = port.parse().map_err(|_| DoorError::Port(port))?;
         Ok(Self::Http(HttpOptions::listening(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))?))
@@ -49,6 +56,8 @@ impl Door {
         match self {
             Self::Stdio => run_stdio(options),
             Self::Http(http) => run_http(options, http, listening),
+            #[cfg(feature = "lambda")]
+            Self::Lambda => crate::lambda::run_lambda(options),
         }
     }
 }

@@ -6,12 +6,15 @@
 //!
 //! [`run_stdio`] is the front door for the local pool: tasks come in on stdin and reports go out on
 //! stdout, one JSON document a line. Nothing else is written to stdout; logs go through `tracing`.
-//! [`run_http`] is the one for HTTP: a task is the body of a POST. [`Door`] chooses by the environment.
+//! [`run_http`] is the one for HTTP: a task is the body of a POST. With the feature `lambda` there is one for
+//! AWS Lambda. [`Door`] chooses by the environment.
 
 mod door;
 mod failure;
 mod host;
 mod http;
+#[cfg(feature = "lambda")]
+mod lambda;
 mod place;
 mod remote;
 mod stdio;
@@ -20,4 +23,6 @@ mod tensor_file;
 pub use door::{Door, DoorError};
 pub use host::{Host, Options};
 pub use http::{HttpOptions, run_http};
+#[cfg(feature = "lambda")]
+pub use lambda::run_lambda;
 pub use stdio::{MAX_LINE_BYTES, ServeError, run_stdio, serve};

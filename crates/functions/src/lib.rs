@@ -22,5 +22,7 @@ pub use metering::{InvocationRecord, Meter, Metering, Outcome, WorkLabel};
 pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
 pub use process::{ConfigError, ProcessConfig, ProcessPool};
 pub use remote::{HttpConfig, HttpConfigError, HttpPlatform};
+#[cfg(feature = "lambda")]
+pub use remote::{LambdaConfig, LambdaConfigError, LambdaPlatform};
 pub use report::MAX_REPORT_BYTES;
 pub use retry::{RetryPolicy, Retrying};

@@ -190,7 +190,7 @@ impl HttpDoor {
         Ok(Self { client: client(&config)?, servers, endpoints, token: config.token })
     }
 
-    async fn exchange(&self, server: &Server, lease: &Lease<'_>, task: Vec<u8>) -> Result<Answer, InvokeError> {
+    async fn exchange(&self, server: &Server, lease: &Lease<'_>, task: Vec<u8>) -> Result<Vec<u8>, InvokeError> {
         let function = server.name();
         if lease.suspect {
             self.ask_how_it_is(server, lease).await?;
@@ -208,7 +208,7 @@ impl HttpDoor {
                 let violation = ProtocolViolation::LineTooLong { limit: MAX_REPORT_BYTES };
                 return Err(InvokeError::Protocol { function, violation });
             }
-            return Ok(Answer { body, function });
+            return Ok(body);
         }
         let pause = retry_after(&response);
         let said = body(response, EXCERPT_BYTES).await.unwrap_or_default();
@@ -257,10 +257,11 @@ impl Door for HttpDoor {
         TASK_LIMIT
     }
 
-    fn call(&self, task: Vec<u8>) -> BoxFuture<'_, Result<Answer, InvokeError>> {
+    fn call(&self, task: Vec<u8>) -> BoxFuture<'_, Answer> {
         Box::pin(async move {
             let lease = self.endpoints.take(Instant::now());
-            self.exchange(&self.servers[lease.index], &lease, task).await
+            let server = &self.servers[lease.index];
+            Answer { body: self.exchange(server, &lease, task).await, function: server.name() }
         })
     }
 

@@ -2,6 +2,8 @@
 
 mod endpoints;
 mod http;
+#[cfg(feature = "lambda")]
+mod lambda;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +13,8 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 pub use self::http::{HttpConfig, HttpConfigError, HttpPlatform};
+#[cfg(feature = "lambda")]
+pub use self::lambda::{LambdaConfig, LambdaConfigError, LambdaPlatform};
 use crate::error::{FunctionName, InvokeError};
 use crate::metering::{Outcome, Ticket};
 use crate::platform::{BoxFuture, Call, Counters, Invocation, PlatformSnapshot};
@@ -27,7 +31,7 @@ pub(crate) trait Door: Send + Sync + 'static {
 
     /// Sends a task and waits for the answer, at most [`MAX_REPORT_BYTES`]. It is dropped when it takes
     /// too long.
-    fn call(&self, task: Vec<u8>) -> BoxFuture<'_, Result<Answer, InvokeError>>;
+    fn call(&self, task: Vec<u8>) -> BoxFuture<'_, Answer>;
 
     /// What the functions behind it are called together.
     fn name(&self) -> FunctionName;
@@ -36,8 +40,8 @@ pub(crate) trait Door: Send + Sync + 'static {
 /// What a remote function answered.
 pub(crate) struct Answer {
     /// The report's bytes.
-    pub(crate) body: Vec<u8>,
-    /// Who answered.
+    pub(crate) body: Result<Vec<u8>, InvokeError>,
+    /// Who answered, or should have.
     pub(crate) function: FunctionName,
 }
 
@@ -190,19 +194,22 @@ impl<D: Door> Shared<D> {
         Ok(task)
     }
 
+    fn unanswered(&self, why: InvokeError) -> Answer {
+        Answer { body: Err(why), function: self.door.name() }
+    }
+
     async fn work(&self, job: Job) {
         let Job { task, expected, give_up_at, overdue, mut ticket, reply } = job;
         let bytes_in = task.len();
         let mut stop = self.stop.subscribe();
         let answered = tokio::select! {
             biased;
-            answered = self.door.call(task) => answered,
-            () = sleep_until(give_up_at) => Err(overdue),
-            _ = stop.wait_for(|stop| *stop) => Err(InvokeError::ShutDown),
+            answer = self.door.call(task) => answer,
+            () = sleep_until(give_up_at) => self.unanswered(overdue),
+            _ = stop.wait_for(|stop| *stop) => self.unanswered(InvokeError::ShutDown),
         };
-        let bytes_out = answered.as_ref().map_or(0, |answer| answer.body.len());
-        ticket.transferred(bytes_in, bytes_out);
-        let result = answered.and_then(|answer| report(&answer, &ticket, &expected));
+        ticket.transferred(bytes_in, answered.body.as_ref().map_or(0, Vec::len));
+        let result = report(answered, &ticket, &expected);
         if let Ok(report) = &result {
             ticket.reported(report);
         }
@@ -220,7 +227,8 @@ impl<D: Door> Shared<D> {
     }
 }
 
-fn report(answer: &Answer, ticket: &Ticket, expected: &Expected) -> Result<Report, InvokeError> {
-    let protocol = |violation| InvokeError::Protocol { function: answer.function.clone(), violation };
-    parse_report(&answer.body, ticket.invocation(), expected).map_err(protocol)
+fn report(answer: Answer, ticket: &Ticket, expected: &Expected) -> Result<Report, InvokeError> {
+    let body = answer.body?;
+    let report = parse_report(&body, ticket.invocation(), expected);
+    report.map_err(|violation| InvokeError::Protocol { function: answer.function, violation })
 }
