@@ -281,6 +281,7 @@ async fn take_part(
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
     let relays = args.relays(ticket_relays);
+    let (functions, data_path) = args.functions.config()?;
     let options = PeerOptions {
         run,
         name: name.clone(),
@@ -289,8 +290,8 @@ async fn take_part(
         relays,
         bootstrap,
         expected_peers: args.expect,
-        functions: args.functions.config()?.into(),
-        data_path: None,
+        functions,
+        data_path: Some(data_path),
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
     };
     let summary = run_peer(options, leave).await.map_err(explain)?;

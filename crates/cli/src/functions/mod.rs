@@ -1,4 +1,6 @@
-//! Flags about function processes.
+//! Flags about functions.
+
+mod remote;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -8,6 +10,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use peerless_functions::ProcessConfig;
+use peerless_peer::FunctionsConfig;
+use peerless_peer::data_path::DataPathConfig;
+
+use self::remote::RemoteArgs;
 
 /// The subcommand that a function's process runs.
 pub(crate) const FUNCTION_COMMAND: &str = "function";
@@ -28,11 +34,23 @@ pub(crate) struct FunctionArgs {
     /// Program that computes units, instead of this one; see docs/function-protocol.md
     #[arg(long, value_name = "PATH")]
     function_program: Option<PathBuf>,
+    #[command(flatten)]
+    remote: RemoteArgs,
 }
 
 impl FunctionArgs {
-    /// The pool that the flags describe: its functions are this very program, unless another one is named.
-    pub(crate) fn config(&self) -> anyhow::Result<ProcessConfig> {
+    /// The functions that the flags describe, and how they get at tensors.
+    pub(crate) fn config(&self) -> anyhow::Result<(FunctionsConfig, DataPathConfig)> {
+        let time_limit = self.function_timeout.map(|seconds| Duration::from_secs(seconds.into()));
+        let functions = match self.remote.platform(self.functions, time_limit)? {
+            Some(platform) => FunctionsConfig::Platform(platform),
+            None => self.pool()?.into(),
+        };
+        Ok((functions, self.remote.data_path()))
+    }
+
+    /// A pool whose functions are this very program, unless another one is named.
+    fn pool(&self) -> anyhow::Result<ProcessConfig> {
         let mut config = match &self.function_program {
             Some(program) => ProcessConfig::new(absolute(program)?),
             None => {
@@ -62,6 +80,7 @@ impl FunctionArgs {
         if let Some(program) = &self.function_program {
             flags.extend(["--function-program".to_owned(), program.display().to_string()]);
         }
+        flags.extend(self.remote.flags());
         flags
     }
 }

@@ -1,0 +1,91 @@
+//! Flags about functions on other machines, and about how they reach the peer's tensors.
+
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use peerless_functions::{FunctionPlatform, HttpConfig, HttpPlatform};
+use peerless_peer::data_path::DataPathConfig;
+use peerless_peer::gateway::{GatewayConfig, TlsFiles};
+
+/// The environment variable with the token that HTTP functions are called with: a flag would show it to
+/// everybody who lists processes.
+const TOKEN: &str = "PEERLESS_FUNCTION_TOKEN";
+
+/// Functions elsewhere.
+#[derive(Args, Debug, Clone, Default)]
+pub(crate) struct RemoteArgs {
+    /// HTTP server that computes units, instead of processes here; repeat it for several. See
+    /// `peerless function --help`. PEERLESS_FUNCTION_TOKEN is sent as a bearer token
+    #[arg(long, value_name = "URL", conflicts_with = "function_program")]
+    function_url: Vec<String>,
+    /// Certificate authorities that function servers are trusted by, besides the usual ones (PEM)
+    #[arg(long, value_name = "FILE", requires = "function_url")]
+    function_ca: Option<PathBuf>,
+    /// This peer's certificate and key for function servers that ask for one (PEM)
+    #[arg(long, value_name = "FILE", requires = "function_url")]
+    function_identity: Option<PathBuf>,
+    /// Where remote functions reach this peer's tensors [default: 127.0.0.1, any port]
+    #[arg(long, value_name = "ADDRESS")]
+    gateway: Option<SocketAddr>,
+    /// URL of the gateway as functions see it, if it is not its address
+    #[arg(long, value_name = "URL")]
+    gateway_url: Option<String>,
+    /// Certificate of the gateway (PEM): makes it speak TLS
+    #[arg(long, value_name = "FILE", requires = "gateway_key")]
+    gateway_cert: Option<PathBuf>,
+    /// Private key of the gateway (PEM)
+    #[arg(long, value_name = "FILE", requires = "gateway_cert")]
+    gateway_key: Option<PathBuf>,
+}
+
+impl RemoteArgs {
+    /// The platform that the flags name; `None` for processes of this machine.
+    pub(super) fn platform(
+        &self,
+        functions: Option<usize>,
+        time_limit: Option<Duration>,
+    ) -> anyhow::Result<Option<Arc<dyn FunctionPlatform>>> {
+        if self.function_url.is_empty() {
+            return Ok(None);
+        }
+        let mut config = HttpConfig::new(self.function_url.clone());
+        config.token = env::var(TOKEN).ok().filter(|token| !token.is_empty());
+        config.authorities.clone_from(&self.function_ca);
+        config.identity.clone_from(&self.function_identity);
+        config.concurrency = functions.unwrap_or(config.concurrency);
+        config.time_limit = time_limit.unwrap_or(config.time_limit);
+        Ok(Some(Arc::new(HttpPlatform::new(config)?)))
+    }
+
+    /// How its functions get at tensors.
+    pub(super) fn data_path(&self) -> DataPathConfig {
+        let listen = self.gateway.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        let mut config = GatewayConfig::new(listen);
+        config.url.clone_from(&self.gateway_url);
+        if let (Some(certificate), Some(key)) = (&self.gateway_cert, &self.gateway_key) {
+            config.tls = Some(TlsFiles { certificate: certificate.clone(), key: key.clone() });
+        }
+        DataPathConfig::Gateway(config)
+    }
+
+    /// The flags again.
+    pub(super) fn flags(&self) -> Vec<String> {
+        let mut flags: Vec<String> =
+            self.function_url.iter().flat_map(|url| ["--function-url".to_owned(), url.clone()]).collect();
+        let mut add = |name: &str, value: Option<String>| {
+            flags.extend(value.into_iter().flat_map(|value| [name.to_owned(), value]));
+        };
+        let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        add("--function-ca", text(&self.function_ca));
+        add("--function-identity", text(&self.function_identity));
+        add("--gateway", self.gateway.map(|address| address.to_string()));
+        add("--gateway-url", self.gateway_url.clone());
+        add("--gateway-cert", text(&self.gateway_cert));
+        add("--gateway-key", text(&self.gateway_key));
+        flags
+    }
+}

@@ -1,0 +1,118 @@
+//! Training with functions that share no disk with their peers: wherever they are and whatever happens to
+//! them, the final state is the same, bit for bit.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use common::{Running, Workplace, undisturbed, wait_until};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const RUN: [&str; 2] = ["--rounds", "60"];
+const TOKEN: &str = "a-token-that-nobody-may-see";
+
+/// A function server.
+struct Server {
+    process: Running,
+    url: String,
+}
+
+impl Server {
+    fn start(place: &Workplace) -> Self {
+        Self::at(place, "127.0.0.1:0")
+    }
+
+    fn at(place: &Workplace, address: &str) -> Self {
+        let mut command = place.command(&["function", "--http", address]);
+        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
+        let process = place.start(command);
+        let url = || process.stderr().lines().find_map(|line| Some(line.split_once("functions: ")?.1.to_owned()));
+        wait_until("the function server listens", || url().is_some());
+        let url = url().unwrap();
+        Self { process, url }
+    }
+}
+
+/// Starts to train with the servers.
+fn start(place: &Workplace, servers: &[&Server], more: &[&str]) -> Running {
+    let urls = servers.iter().flat_map(|server| ["--function-url", &server.url]);
+    let flags: Vec<&str> = ["train", "--json", "--run-dir", "run"].into_iter().chain(RUN).chain(urls).collect();
+    let mut command = place.command(&[&flags[..], more].concat());
+    command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
+    place.start(command)
+}
+
+/// Checks that the run ended with the right state everywhere; its summary.
+fn finished(training: Running) -> Value {
+    let summary = training.wait().json();
+    assert_eq!(summary["state_digest"], undisturbed(&RUN), "{summary:#}");
+    let peers = summary["peers"].as_array().unwrap();
+    assert!(peers.iter().all(|peer| peer["exit"] == "finished"), "{summary:#}");
+    assert!(!summary.to_string().contains(TOKEN), "{summary:#}");
+    summary
+}
+
+#[test]
+fn functions_behind_http_give_the_state_of_local_ones() {
+    let place = Workplace::for_training();
+    let servers = [Server::start(&place), Server::start(&place)];
+    let summary = finished(start(&place, &[&servers[0], &servers[1]], &["--peers", "3"]));
+    assert!(summary["functions"]["invocations"].as_u64() >= Some(60 * 4), "{summary:#}");
+    for server in &servers {
+        assert!(!server.process.stderr().contains("error"), "{}", server.process.stderr());
+    }
+}
+
+#[test]
+fn a_function_server_that_is_killed_and_comes_back_costs_time_only() {
+    let place = Workplace::for_training();
+    let (stays, goes) = (Server::start(&place), Server::start(&place));
+    let training = start(&place, &[&goes, &stays], &["--peers", "2"]);
+    place.wait_for_steps("run", 2, 10);
+    let address = goes.url.strip_prefix("http://").unwrap().to_owned();
+    goes.process.signal(Signal::KILL);
+    place.wait_for_steps("run", 2, 25);
+    let _back = Server::at(&place, &address);
+    let summary = finished(training);
+    assert!(summary["functions"]["failed"].as_u64() > Some(0), "{summary:#}");
+}
+
+#[test]
+fn a_function_server_that_is_stopped_for_a_while_is_waited_for() {
+    let place = Workplace::for_training();
+    let only = Server::start(&place);
+    let training = start(&place, &[&only], &["--peers", "1"]);
+    place.wait_for_steps("run", 1, 10);
+    only.process.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_secs(1));
+    only.process.signal(Signal::CONT);
+    finished(training);
+}
+
+#[test]
+fn a_wrong_token_is_said_to_be_one_and_not_shown() {
+    let place = Workplace::new();
+    let server = Server::start(&place);
+    let mut command = place.command(&["train", "--peers", "1", "--rounds", "2", "--function-url", &server.url]);
+    command.env("PEERLESS_FUNCTION_TOKEN", "an0ther");
+    let ended = place.start(command).wait();
+    assert_ne!(ended.code, Some(0));
+    for part in ["denies access", "check the token", &server.url] {
+        assert!(ended.stderr.contains(part), "{part:?} is not in {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("an0ther"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_function_server_that_is_not_there_is_named() {
+    let place = Workplace::new();
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{unused}");
+    let ended = place.run(&["train", "--peers", "1", "--rounds", "2", "--function-url", &url]);
+    assert_ne!(ended.code, Some(0));
+    assert!(ended.stderr.contains(&unused.to_string()) && ended.stderr.contains("refused"), "{}", ended.stderr);
+}
