@@ -66,6 +66,22 @@ async fn a_body_that_is_too_long_is_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_asks_first_sends_only_what_is_wanted() {
+    let bench = Bench::start().await;
+    let granted = bench.offer(bench.unit(b"12345678", "a")).await;
+    let asking = |length| {
+        let head = String::from_utf8(put_head(&granted.destination(), length)).unwrap();
+        head.replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n")
+    };
+    assert_eq!(bench.raw(asking(9).as_bytes()).status, 413);
+    let mut stream = TcpStream::connect(bench.gateway.local_address()).unwrap();
+    stream.write_all(asking(8).as_bytes()).unwrap();
+    assert_eq!(read_answer(&mut stream).unwrap().status, 100);
+    stream.write_all(b"12345678").unwrap();
+    assert_eq!(read_answer(&mut stream).unwrap().status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_output_of_unknown_length_is_bounded() {
     let bench = Bench::start().await;
     let output = OutputFile { path: bench.output("initial"), size: OutputSize::AtMost(1000) };
