@@ -31,5 +31,7 @@ pub use lock::LockError;
 pub use payload::{PAYLOAD_FORMAT, Payload, PayloadBuffer, PayloadError, PayloadFormat};
 pub use state::{MAX_ELEMENTS, MAX_TENSORS, STATE_FORMAT, State, StateError};
 pub use store::{Advanced, Opened, Resumed, STORE_FORMAT, Store, StoreError, checkpoints_path, ledger_path, read_spec};
-pub use sums::{Cover, Part, RoundSums, SumsError};
+pub use sums::{Cover, GradientFiles, Part, RoundSums, SumsError, UnitGradients};
+#[cfg(feature = "redis")]
+pub use sums::{OnFailure, RedisGradients};
 pub use tensors::{DEFAULT_KEPT_STATES, KeptFile, StateFile, StateImport, StoredState, TensorError, TensorStore};

@@ -8,8 +8,6 @@
 //! will use them: integers are invertible, so one that turns out not to belong is subtracted again.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,14 +15,17 @@ use peerless_aggregation::{SumError, add, subtract};
 use peerless_protocol::{Digest, RoundPlan, UnitSet};
 use thiserror::Error;
 
-use crate::error::{AtPath, FileError};
-use crate::files;
+use crate::error::FileError;
 use crate::payload::{Payload, PayloadError, PayloadFormat};
 
+mod gradients;
+#[cfg(feature = "redis")]
+mod redis;
 mod shards;
 
-/// Elements that are read and hashed together: 256 KiB, so that the bytes are still in the cache.
-const READ_ELEMENTS: usize = 64 << 10;
+pub use gradients::{GradientFiles, UnitGradients};
+#[cfg(feature = "redis")]
+pub use redis::{OnFailure, RedisGradients};
 
 /// A sum that cannot be formed. Sums formed before are unchanged.
 #[derive(Debug, Error)]
@@ -138,24 +139,14 @@ pub enum Cover {
     Shards(Vec<Digest>),
 }
 
-#[derive(Debug)]
-struct UnitFile {
-    path: PathBuf,
-    digest: Digest,
-}
-
 /// The sums of the round that is under way.
 #[derive(Debug)]
 pub struct RoundSums {
     format: PayloadFormat,
     memory_limit: u64,
     gradient_units: u32,
-    /// Gradient files of the units in `own`.
-    files: BTreeMap<u32, UnitFile>,
-    /// The sum of all units that this peer has computed. Shared once it has been announced; a unit
-    /// that is added later then makes a copy.
-    own: Arc<Payload>,
-    own_units: UnitSet,
+    /// The units that this peer has computed.
+    own: Box<dyn UnitGradients>,
     /// Own sums that were asked for, by their units.
     own_digests: BTreeMap<UnitSet, Digest>,
     /// Shards that were formed here: of own sums and of totals.
@@ -168,20 +159,22 @@ pub struct RoundSums {
     total: Vec<i64>,
     included: BTreeSet<Part>,
     included_units: UnitSet,
-    gradient: Vec<f32>,
 }
 
 impl RoundSums {
     /// Sums for a run; payloads that would together take more than `memory_limit` bytes are refused.
     /// [`begin`](Self::begin) starts a round.
     pub fn new(format: PayloadFormat, memory_limit: u64) -> Self {
+        Self::with_gradients(format, memory_limit, Box::new(GradientFiles::new(format)))
+    }
+
+    /// The same with the gradients of own units in another place than their files.
+    pub fn with_gradients(format: PayloadFormat, memory_limit: u64, own: Box<dyn UnitGradients>) -> Self {
         Self {
             format,
             memory_limit,
             gradient_units: 0,
-            files: BTreeMap::new(),
-            own: Arc::new(format.zeros()),
-            own_units: UnitSet::new(),
+            own,
             own_digests: BTreeMap::new(),
             own_shards: BTreeSet::new(),
             payloads: BTreeMap::new(),
@@ -189,7 +182,6 @@ impl RoundSums {
             total: Vec::new(),
             included: BTreeSet::new(),
             included_units: UnitSet::new(),
-            gradient: Vec::new(),
         }
     }
 
@@ -210,16 +202,7 @@ impl RoundSums {
         own.chain(std::mem::take(&mut self.own_shards)).for_each(|digest| self.remove(&digest));
         self.included.clear();
         self.included_units = UnitSet::new();
-        if !self.own_units.is_empty() {
-            self.own_units = UnitSet::new();
-            match Arc::get_mut(&mut self.own) {
-                Some(own) => own.sums_mut().fill(0),
-                None => self.own = Arc::new(self.format.zeros()),
-            }
-        }
-        let removed: Vec<_> =
-            std::mem::take(&mut self.files).into_values().map(|file| files::remove(&file.path)).collect();
-        Ok(removed.into_iter().collect::<Result<(), _>>()?)
+        self.own.clear()
     }
 
     /// Gradient units of the round.
@@ -229,7 +212,7 @@ impl RoundSums {
 
     /// Units whose gradients this peer has added.
     pub fn own_units(&self) -> &UnitSet {
-        &self.own_units
+        self.own.units()
     }
 
     /// Adds the gradient in `path` (f32, little-endian, as long as the flat vector) to this peer's own
@@ -247,16 +230,7 @@ impl RoundSums {
             let gradient_units = self.gradient_units;
             return Err(SumsError::UnknownUnit { unit, gradient_units });
         }
-        if let Some(present) = self.files.get(&unit) {
-            return duplicate(unit, present, path, digest);
-        }
-        read_gradient(&mut self.gradient, &self.format, unit, path, digest)?;
-        let own = Arc::make_mut(&mut self.own);
-        self.format.grid().accumulate(own.sums_mut(), &self.gradient, unit)?;
-        let path = path.to_path_buf();
-        self.files.insert(unit, UnitFile { path, digest });
-        self.own_units.insert(unit);
-        Ok(())
+        self.own.add(unit, path, digest)
     }
 
     /// The exact sum of those of `units` that are gradient units, with its digest; `None` if none is.
@@ -275,15 +249,11 @@ impl RoundSums {
         {
             return Ok(Some((*digest, Arc::clone(payload))));
         }
-        let payload = self.own_sum(&units)?;
+        let payload = self.own.sum(&units)?;
         let digest = payload.digest();
         self.own_digests.insert(units, digest);
         self.insert(digest, Arc::clone(&payload));
         Ok(Some((digest, payload)))
-    }
-
-    fn own_sum(&mut self, units: &UnitSet) -> Result<Arc<Payload>, SumsError> {
-        Ok(if *units == self.own_units { Arc::clone(&self.own) } else { Arc::new(self.sum_again(units)?) })
     }
 
     fn insert(&mut self, digest: Digest, payload: Arc<Payload>) {
@@ -446,63 +416,7 @@ impl RoundSums {
         Ok(parts)
     }
 
-    fn sum_again(&mut self, units: &UnitSet) -> Result<Payload, SumsError> {
-        let mut payload = self.format.zeros();
-        for unit in units.iter() {
-            let file = self.files.get(&unit);
-            let file = file.ok_or(SumsError::MissingUnit { unit })?;
-            read_gradient(&mut self.gradient, &self.format, unit, &file.path, file.digest)?;
-            let grid = self.format.grid();
-            grid.accumulate(payload.sums_mut(), &self.gradient, unit)?;
-        }
-        Ok(payload)
-    }
-
     fn gradient_part(&self, units: &UnitSet) -> UnitSet {
         units.iter().take_while(|&unit| unit < self.gradient_units).collect()
     }
-}
-
-fn duplicate(unit: u32, present: &UnitFile, path: &Path, digest: Digest) -> Result<(), SumsError> {
-    if present.digest != digest {
-        return Err(SumsError::NotDeterministic { unit, first: present.digest, second: digest });
-    }
-    if present.path != path {
-        files::remove(path)?;
-    }
-    Ok(())
-}
-
-/// Reads a gradient into `gradient` and hashes it piece by piece on the way.
-fn read_gradient(
-    gradient: &mut Vec<f32>,
-    format: &PayloadFormat,
-    unit: u32,
-    path: &Path,
-    digest: Digest,
-) -> Result<(), SumsError> {
-    let expected = 4 * format.elements() as u64;
-    let wrong_length = |found| SumsError::GradientLength { unit, path: path.to_path_buf(), found, expected };
-    let mut file = File::open(path).at("open gradient", path)?;
-    let found = file.metadata().at("inspect gradient", path)?.len();
-    if found != expected {
-        return Err(wrong_length(found));
-    }
-    gradient.resize(format.elements(), 0.0);
-    let mut hasher = blake3::Hasher::new();
-    for (index, chunk) in gradient.chunks_mut(READ_ELEMENTS).enumerate() {
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(chunk);
-        match file.read_exact(bytes) {
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
-                return Err(wrong_length(4 * (index * READ_ELEMENTS) as u64));
-            }
-            result => result.at("read gradient", path)?,
-        }
-        hasher.update(bytes);
-    }
-    let found = Digest(*hasher.finalize().as_bytes());
-    if found == digest {
-        return Ok(());
-    }
-    Err(SumsError::GradientDigest { unit, found, expected: digest })
 }

@@ -19,7 +19,7 @@ impl RoundSums {
         if units.is_empty() {
             return Ok(Vec::new());
         }
-        let whole = self.own_sum(&units)?;
+        let whole = self.own.sum(&units)?;
         let cut = |shard| Ok(self.format.shard(shard).encode(&whole.sums()[self.format.range(shard)])?);
         let shards: Vec<Payload> = (0..self.format.shape().shards).map(cut).collect::<Result<_, SumsError>>()?;
         Ok(shards.into_iter().map(|shard| self.keep_shard(shard)).collect())

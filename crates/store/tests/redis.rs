@@ -1,0 +1,239 @@
+//! Sums from a real database are those from files, byte for byte, whatever becomes of its server.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use peerless_aggregation::SumError;
+use peerless_protocol::{Digest, UnitSet};
+use peerless_store::{GradientFiles, PayloadFormat, RedisGradients, SumsError, UnitGradients};
+use tempfile::TempDir;
+
+#[path = "store/fixtures.rs"]
+#[allow(dead_code, reason = "shared with the other tests")]
+mod fixtures;
+
+fn skipped(what: &str) {
+    // Past the capture of the test's output.
+    std::io::stderr().write_all(format!("SKIPPED: {what}\n").as_bytes()).unwrap();
+}
+
+/// A server without persistence; it is killed when this is dropped.
+struct Server {
+    process: Child,
+    port: u16,
+    folder: TempDir,
+    module: Option<PathBuf>,
+}
+
+impl Server {
+    fn start(module: Option<PathBuf>) -> Option<Self> {
+        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let folder = TempDir::new().unwrap();
+        let Ok(process) = spawn(port, folder.path(), module.as_deref()) else {
+            skipped("redis-server is missing; see scripts/install-redis");
+            return None;
+        };
+        let server = Self { process, port, folder, module };
+        server.wait();
+        Some(server)
+    }
+
+    fn wait(&self) {
+        for _ in 0..1000 {
+            let client = redis::Client::open(self.url()).unwrap();
+            let pong =
+                client.get_connection().and_then(|mut connection| redis::cmd("PING").query::<()>(&mut connection));
+            if pong.is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        panic!("the server does not answer on port {}", self.port);
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.process = spawn(self.port, self.folder.path(), self.module.as_deref()).unwrap();
+        self.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(port: u16, folder: &Path, module: Option<&Path>) -> std::io::Result<Child> {
+    let mut command = Command::new("redis-server");
+    command.args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"]).arg(folder);
+    if let Some(module) = module {
+        command.arg("--loadmodule").arg(module);
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+}
+
+/// `PEERLESS_REDIS_MODULE`, or where `cargo build` in `redis-module/` puts it.
+fn module() -> Option<PathBuf> {
+    let given = std::env::var_os("PEERLESS_REDIS_MODULE").map(PathBuf::from);
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../redis-module/target");
+    let built = ["debug", "debug/deps", "release"].map(|folder| target.join(folder).join("libpeerless_redis.so"));
+    let found = given.into_iter().chain(built).find(|path| path.exists());
+    if found.is_none() {
+        skipped("the module is not built; sums in the database are not tested (cargo build in redis-module/)");
+    }
+    found
+}
+
+fn format() -> PayloadFormat {
+    PayloadFormat::new(&fixtures::spec(), &fixtures::layout(5000)).unwrap()
+}
+
+/// Gradients in files and in a database at once.
+struct Both {
+    files: GradientFiles,
+    database: RedisGradients,
+    failures: Arc<AtomicU32>,
+    folder: TempDir,
+}
+
+impl Both {
+    fn new(server: &Server) -> Self {
+        let failures = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&failures);
+        let on_failure = Box::new(move |_: &redis::RedisError| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        let database = RedisGradients::connect(format(), &server.url(), "run:peer", on_failure).unwrap();
+        Self { files: GradientFiles::new(format()), database, failures, folder: TempDir::new().unwrap() }
+    }
+
+    fn add(&mut self, unit: u32, gradient: &[f32]) -> [Result<(), SumsError>; 2] {
+        let bytes: Vec<u8> = gradient.iter().flat_map(|element| element.to_le_bytes()).collect();
+        let write = |name: &str| {
+            let path = self.folder.path().join(format!("{name}{unit}"));
+            std::fs::write(&path, &bytes).unwrap();
+            path
+        };
+        let digest = Digest::of(&bytes);
+        let [one, other] = ["file", "database"].map(write);
+        [self.files.add(unit, &one, digest), self.database.add(unit, &other, digest)]
+    }
+
+    fn add_sound(&mut self, unit: u32) {
+        let mut random = fixtures::Random(u64::from(unit));
+        let gradient: Vec<f32> = (0..format().elements()).map(|_| random.next() as i64 as f32 / 1e17).collect();
+        self.add(unit, &gradient).into_iter().for_each(Result::unwrap);
+    }
+
+    fn check(&mut self, units: &[u32]) {
+        let units: UnitSet = units.iter().copied().collect();
+        let [expected, found] = [self.files.sum(&units).unwrap(), self.database.sum(&units).unwrap()];
+        assert!(expected == found, "the sums of {units:?} differ");
+    }
+
+    fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Relaxed)
+    }
+}
+
+/// Runs a test with a server that has the module and with one that has not.
+fn with_and_without_module(test: impl Fn(&mut Server, &mut Both)) {
+    for module in [None].into_iter().chain(module().map(Some)) {
+        let Some(mut server) = Server::start(module) else { return };
+        let mut both = Both::new(&server);
+        assert_eq!(both.database.sums_in_database(), Some(server.module.is_some()));
+        test(&mut server, &mut both);
+    }
+}
+
+#[test]
+fn sums_from_the_database_are_those_from_files() {
+    with_and_without_module(|_, both| {
+        for round in 0..3 {
+            for unit in [4, 0, 9, 2] {
+                both.add_sound(unit + round);
+                both.add_sound(unit + round);
+            }
+            both.check(&[round, 2 + round, 4 + round, 9 + round]);
+            both.check(&[2 + round, 9 + round]);
+            let missing = both.database.sum(&[2 + round, 77].into_iter().collect());
+            assert!(matches!(missing, Err(SumsError::MissingUnit { unit: 77 })), "{missing:?}");
+            both.files.clear().unwrap();
+            both.database.clear().unwrap();
+            assert!(both.database.units().is_empty());
+        }
+        assert_eq!(both.failures(), 0);
+        assert_eq!(std::fs::read_dir(both.folder.path()).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn a_gradient_that_cannot_be_added_is_refused_as_from_files() {
+    with_and_without_module(|_, both| {
+        both.add_sound(0);
+        let mut gradient = vec![1.0; format().elements()];
+        gradient[4321] = f32::NAN;
+        for result in both.add(1, &gradient) {
+            let error = SumError::NotANumber { unit: 1, index: 4321 };
+            assert!(matches!(&result, Err(SumsError::Sum(found)) if *found == error), "{result:?}");
+        }
+        both.check(&[0]);
+    });
+}
+
+#[test]
+fn a_server_that_is_killed_and_restarted_without_its_data_changes_no_sum() {
+    with_and_without_module(|server, both| {
+        both.add_sound(0);
+        both.add_sound(1);
+        server.kill();
+        both.check(&[0, 1]);
+        assert_eq!(both.failures(), 1);
+        both.add_sound(2);
+        both.check(&[0, 1, 2]);
+        server.restart();
+        // After the pause the database is used again, with everything in it.
+        while both.database.sums_in_database().is_none() {
+            both.check(&[0, 1, 2]);
+        }
+        both.check(&[0, 2]);
+        both.add_sound(3);
+        both.check(&[0, 1, 2, 3]);
+    });
+}
+
+#[test]
+fn values_that_vanish_are_put_there_again() {
+    with_and_without_module(|server, both| {
+        both.add_sound(0);
+        both.add_sound(1);
+        let mut other = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        for units in [&[0_u32, 1][..], &[0]] {
+            redis::cmd("FLUSHALL").query::<()>(&mut other).unwrap();
+            both.check(units);
+        }
+        // Evicted, and begun anew with the next unit.
+        redis::cmd("FLUSHALL").query::<()>(&mut other).unwrap();
+        both.add_sound(2);
+        both.check(&[0, 1, 2]);
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut other).unwrap();
+        assert!(keys.contains(&"{run:peer}:gradient:1".to_owned()), "{keys:?}");
+        assert_eq!(both.failures(), 0);
+    });
+}
