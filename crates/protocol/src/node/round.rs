@@ -143,6 +143,18 @@ impl Round {
         self.sharding.forget_time();
     }
 
+    /// Forgets who owes what.
+    #[cfg(feature = "model-checking")]
+    pub fn forget_debts(&mut self) {
+        self.debts.clear();
+    }
+
+    /// Forgets how often it was asked for sums, and by whom.
+    #[cfg(feature = "model-checking")]
+    pub fn forget_requests_taken(&mut self) {
+        self.requests_taken.clear();
+    }
+
     /// Units that `peer` owes at present.
     pub fn owed_by(&self, peer: &PeerId) -> UnitSet {
         self.debts.iter().filter(|(_, debt)| debt.peer == *peer).map(|(unit, _)| *unit).collect()

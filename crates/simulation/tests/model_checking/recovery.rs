@@ -9,13 +9,15 @@
 //! and peers that have the last state do not leave: nobody may need their leaving to go on.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Mutex;
 
 use stateright::Model;
 
+use crate::actions::Action;
+use crate::configuration::Peers;
+use crate::hashing::hash_of;
 use crate::process::Process;
-use crate::system::{Action, Peers, System};
+use crate::system::System;
 
 /// Steps after which a schedule is said to lead nowhere. The longest one that was seen to end in the
 /// configurations of the tests had less than a fifth of it.
@@ -27,7 +29,7 @@ pub struct Recovery(Mutex<HashSet<u64>>);
 
 impl Recovery {
     pub fn holds(&self, peers: &Peers, system: &System) -> bool {
-        let mut path = vec![fingerprint(system)];
+        let mut path = vec![hash_of(system)];
         let mut system = system.clone();
         while path.len() < MAX_STEPS {
             // Whatever else is violated on the way is found by the property that it violates.
@@ -37,7 +39,7 @@ impl Recovery {
                 return true;
             }
             let Some(next) = step(peers, &system) else { return false };
-            path.push(fingerprint(&next));
+            path.push(hash_of(&next));
             system = next;
         }
         false
@@ -58,12 +60,6 @@ fn step(peers: &Peers, system: &System) -> Option<System> {
     peers.progress(system, &mut actions);
     let running = (0..peers.count).filter(|&peer| system.process(peer).is_some_and(|process| !process.is_finished()));
     actions.extend(running.map(|peer| Action::WaitLong { peer }));
-    let before = fingerprint(system);
-    actions.into_iter().filter_map(|action| peers.next_state(system, action)).find(|next| fingerprint(next) != before)
-}
-
-fn fingerprint(system: &System) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    system.hash(&mut hasher);
-    hasher.finish()
+    let before = hash_of(system);
+    actions.into_iter().filter_map(|action| peers.next_state(system, action)).find(|next| hash_of(next) != before)
 }

@@ -51,6 +51,11 @@ impl Symbols {
         StateMeta { state, bytes: 1000, finished: state.round >= self.rounds() }
     }
 
+    /// The round that a sum belongs to.
+    pub fn round_of(&self, payload: &PayloadRef) -> Option<u64> {
+        self.payloads.get(&payload.digest)?.first().map(|(from, _)| from.round)
+    }
+
     pub fn apply(&self, from: StateRef, cover: &[SignedContribution]) -> Applied {
         let payloads = cover.iter().filter_map(|part| part.contribution.payload);
         let unknown = |digest: Digest| vec![(StateRef { round: u64::MAX, digest }, 0)];

@@ -1,149 +1,22 @@
-//! Peers, network and disks, and everything that can happen to them.
+//! Peers, network and disks, and how one state of them follows from another.
 
-use std::collections::BTreeMap;
-use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
-use ed25519_dalek::SigningKey;
-use peerless_protocol::{
-    Config, Crowd, DatasetSpec, Digest, Effect, EvaluationSpec, Input, LearningRate, Member, Message, Mutant, Node,
-    PayloadRef, PeerId, RunSpec, SPEC_VERSION, StateMeta, Time,
-};
+use peerless_protocol::{Effect, StateMeta};
 use stateright::{Model, Property};
 
-use crate::process::{Outgoing, Process, TALLY, Violation};
-use crate::recovery::Recovery;
-use crate::symbols::{PAYLOAD, Symbols};
-
-/// Long enough for messages in flight, too short for anything else.
-const SHORT: Duration = Duration::from_millis(25);
-
-/// Ticks after which whoever was silent was asked for an answer, and is suspected; too short for backups.
-const SILENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(2)];
-
-/// Longer than every wait.
-const LONG: Duration = Duration::from_secs(40);
-
-/// How often each fault may happen in one history.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub struct Faults {
-    /// The process dies at any moment; it may start again at any later one.
-    pub crashes: u8,
-    /// A message or payload is lost.
-    pub losses: u8,
-    /// A message or payload arrives twice, with anything in between.
-    pub duplicates: u8,
-    /// A connection breaks while both processes live; it may come back at any later moment.
-    pub disconnections: u8,
-    /// A live peer is suspected.
-    pub suspicions: u8,
-    /// A long wait ends early: a unit is backed up although its result is under way, or a peer with the
-    /// last state leaves although others need it.
-    pub early_timeouts: u8,
-}
-
-/// What the peers know at the start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// Everybody is connected with everybody.
-    Together,
-    /// Everybody knows the last peer alone and shares the round with it, and it dies at once, for good.
-    /// So views differ, and sums overlap without one holding the other.
-    Strangers,
-}
-
-/// One configuration to explore.
-pub struct Peers {
-    pub count: u8,
-    pub faults: Faults,
-    pub order: Order,
-    pub start: Start,
-    pub mutant: Option<Mutant>,
-    pub symbols: Symbols,
-    pub recovery: Recovery,
-    spec: RunSpec,
-    keys: Vec<SigningKey>,
-    ids: Vec<PeerId>,
-    index: BTreeMap<PeerId, u8>,
-}
-
-/// How the network treats what is sent on one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// It arrives in the order in which it was sent, as with TCP. Messages and payloads have a
-    /// connection each, so one can overtake the other.
-    Kept,
-    /// It arrives in any order.
-    Any,
-}
-
-/// Messages, or payloads, from one peer to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Link {
-    pub from: u8,
-    pub to: u8,
-    bulk: bool,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Content {
-    /// An encoded message.
-    Message(Arc<[u8]>),
-    Payload(PayloadRef),
-    /// The connection is gone. What did not arrive before it never does.
-    Gone,
-}
-
-/// What is under way.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Network(BTreeMap<Link, Vec<Content>>);
-
-impl Network {
-    fn send(&mut self, link: Link, content: Content, order: Order) {
-        let queue = self.0.entry(link).or_default();
-        // The same once more is the same: only repeated requests for a payload make it.
-        if !queue.contains(&content) {
-            queue.push(content);
-            if order == Order::Any {
-                queue.sort();
-            }
-        }
-    }
-
-    fn take(&mut self, link: Link, content: &Content) {
-        self.retain(|other, waiting| other != link || waiting != content);
-    }
-
-    fn retain(&mut self, keep: impl Fn(Link, &Content) -> bool) {
-        self.0.iter_mut().for_each(|(link, queue)| queue.retain(|content| keep(*link, content)));
-        self.0.retain(|_, queue| !queue.is_empty());
-    }
-
-    fn contains(&self, link: Link, content: &Content) -> bool {
-        self.0.get(&link).is_some_and(|queue| queue.contains(content))
-    }
-
-    /// What can arrive next.
-    fn next(&self, order: Order) -> impl Iterator<Item = (Link, Content)> {
-        self.0.iter().flat_map(move |(link, queue)| {
-            let count = if order == Order::Any { queue.len() } else { 1 };
-            queue.iter().take(count).map(|content| (*link, content.clone()))
-        })
-    }
-
-    fn is_quiet_for(&self, peer: u8) -> bool {
-        self.0.keys().all(|link| link.to != peer)
-    }
-}
+use crate::actions::Action;
+use crate::configuration::{Faults, Peers};
+use crate::network::{Content, Link, Network};
+use crate::process::{Outgoing, Process, Stimulus, Violation};
 
 /// The state of everything.
 #[derive(Clone, PartialEq, Hash)]
 pub struct System {
     pub peers: Vec<Peer>,
     pub network: Network,
-    left: Faults,
+    pub left: Faults,
     pub violation: Option<Violation>,
 }
 
@@ -155,6 +28,15 @@ pub struct Peer {
     pub disk: Vec<StateMeta>,
     /// Ended for good.
     pub left: bool,
+}
+
+impl Peer {
+    fn store(&mut self, meta: StateMeta) {
+        if !self.disk.contains(&meta) {
+            self.disk.push(meta);
+            self.disk.sort_by_key(|meta| meta.state.round);
+        }
+    }
 }
 
 impl PartialEq for Peer {
@@ -171,156 +53,24 @@ impl Hash for Peer {
     }
 }
 
-#[derive(Clone, PartialEq, Eq)]
-pub enum Action {
-    Deliver(Link, Content),
-    /// It arrives, and will arrive again.
-    DeliverAndKeep(Link, Content),
-    Lose(Link, Content),
-    /// A function has computed the unit.
-    Compute {
-        peer: u8,
-        unit: u32,
-    },
-    /// The store has formed the next state.
-    Apply {
-        peer: u8,
-    },
-    /// The fetch of a state ends, well if a donor that runs has it.
-    FetchState {
-        peer: u8,
-    },
-    Connect {
-        one: u8,
-        other: u8,
-    },
-    /// The periodic heartbeat of `of` arrives.
-    Hear {
-        peer: u8,
-        of: u8,
-    },
-    /// Time for messages in flight passes: payloads that were announced are asked for, and the state of
-    /// who is ahead is.
-    WaitShort {
-        peer: u8,
-    },
-    /// More time than any wait takes passes, while all others give signs of life.
-    WaitLong {
-        peer: u8,
-    },
-    Suspect {
-        peer: u8,
-        of: u8,
-    },
-    /// `torn`: the newest state did not reach the disk.
-    Crash {
-        peer: u8,
-        torn: bool,
-    },
-    Disconnect {
-        one: u8,
-        other: u8,
-    },
-    Restart {
-        peer: u8,
-    },
-}
-
 impl Peers {
-    pub fn new(count: u8, units: u32, rounds: u64, order: Order, faults: Faults) -> Self {
-        let keys: Vec<SigningKey> = (0..count).map(|peer| SigningKey::from_bytes(&[peer + 1; 32])).collect();
-        let ids: Vec<PeerId> = keys.iter().map(|key| PeerId(key.verifying_key().to_bytes())).collect();
-        let index = ids.iter().zip(0..).map(|(id, index)| (*id, index)).collect();
-        let symbols = Symbols::new(rounds, units);
-        Self {
-            count,
-            faults,
-            order,
-            start: Start::Together,
-            mutant: None,
-            symbols,
-            recovery: Recovery::default(),
-            spec: spec(units, rounds),
-            keys,
-            ids,
-            index,
+    /// Lets something happen to a peer, and puts what it does to others into the network.
+    pub fn happens(&self, system: &mut System, peer: u8, stimulus: &Stimulus) {
+        let slot = &mut system.peers[usize::from(peer)];
+        let Some(process) = &slot.process else { return };
+        let reaction = self.reactions.of(self, process, stimulus);
+        slot.process = Some(Arc::clone(&reaction.process));
+        if let Some(meta) = reaction.stored {
+            slot.store(meta);
         }
+        system.violation = system.violation.or(reaction.violation);
+        reaction.outgoing.iter().for_each(|outgoing| self.carry(system, peer, outgoing));
     }
 
-    pub fn starting(self, start: Start) -> Self {
-        Self { start, ..self }
-    }
-
-    pub fn with_mutant(self, mutant: Mutant) -> Self {
-        Self { mutant: Some(mutant), ..self }
-    }
-
-    /// All peers connected, with the initial state, at work on round 0; or [`Start::Strangers`].
-    fn start(&self) -> System {
-        let initial = self.symbols.meta(self.symbols.serial[0]);
-        let peer =
-            |index| Peer { process: Some(Arc::new(self.process(index, initial))), disk: vec![initial], left: false };
-        let peers = (0..self.count).map(peer).collect();
-        let mut system = System { peers, network: Network::default(), left: self.faults, violation: None };
-        let last = self.count - 1;
-        let together = |&(_, other): &(u8, u8)| self.start == Start::Together || other == last;
-        let pairs: Vec<(u8, u8)> = self.pairs().filter(together).collect();
-        pairs.iter().for_each(|&(one, other)| self.connect(&mut system, one, other));
-        for (one, other) in pairs {
-            self.hear(&mut system, one, other);
-            self.hear(&mut system, other, one);
-        }
-        if self.start == Start::Strangers {
-            (0..last).for_each(|peer| self.wait(&mut system, peer, &[LONG], None));
-            self.end(&mut system, last, true);
-        }
-        system
-    }
-
-    fn process(&self, peer: u8, state: StateMeta) -> Process {
-        let config = Config {
-            spec: self.spec.clone(),
-            key: self.keys[usize::from(peer)].clone(),
-            capacity: 1,
-            payload: PAYLOAD,
-            max_state_bytes: 10_000,
-            expected_peers: usize::from(self.count) - 1,
-            gather_at_most: Duration::from_secs(2),
-            crowd: Crowd::default(),
-        };
-        let node = Node::new(config, state, Vec::new(), Time(0));
-        Process::new(match self.mutant {
-            Some(mutant) => node.with_mutant(mutant),
-            None => node,
-        })
-    }
-
-    pub fn pairs(&self) -> impl Iterator<Item = (u8, u8)> + use<> {
-        let count = self.count;
-        (0..count).flat_map(move |one| (one + 1..count).map(move |other| (one, other)))
-    }
-
-    fn id(&self, peer: u8) -> PeerId {
-        self.ids[usize::from(peer)]
-    }
-
-    fn feed(&self, system: &mut System, peer: u8, input: Input) {
-        self.feed_all(system, peer, [(Duration::ZERO, input)]);
-    }
-
-    /// Feeds a peer and puts what it does to others into the network.
-    fn feed_all(&self, system: &mut System, peer: u8, inputs: impl IntoIterator<Item = (Duration, Input)>) {
-        let Some(process) = &mut system.peers[usize::from(peer)].process else { return };
-        let (outgoing, violation) = Arc::make_mut(process).feed(&self.symbols, inputs);
-        system.violation = system.violation.or(violation);
-        outgoing.into_iter().for_each(|outgoing| self.carry(system, peer, outgoing));
-    }
-
-    fn carry(&self, system: &mut System, peer: u8, outgoing: Outgoing) {
+    fn carry(&self, system: &mut System, peer: u8, outgoing: &Outgoing) {
         let (from, to, content) = match outgoing {
-            Outgoing::Message { to, message } => (peer, self.index[&to], Content::Message(message.encode().into())),
-            Outgoing::Push { to, payload } => (peer, self.index[&to], Content::Payload(payload)),
-            Outgoing::Fetch { from, payload } => (self.index[&from], peer, Content::Payload(payload)),
+            Outgoing::Send { to, content } => (peer, *to, content.clone()),
+            Outgoing::Fetch { from, payload } => (*from, peer, Content::Payload(*payload)),
             Outgoing::Exit => return self.end(system, peer, true),
         };
         let holds = |payload| system.process(from).is_some_and(|process| process.held.contains(payload));
@@ -350,60 +100,26 @@ impl Peers {
         free(one, other) && free(other, one) && !self.breaking(system, one, other)
     }
 
-    fn connect(&self, system: &mut System, one: u8, other: u8) {
-        for (peer, of) in [(one, other), (other, one)] {
-            let member = Member { peer: self.id(of), addresses: Vec::new() };
-            self.feed(system, peer, Input::Connected(member));
+    pub fn connect(&self, system: &mut System, one: u8, other: u8) {
+        self.happens(system, one, &Stimulus::Connected(other));
+        self.happens(system, other, &Stimulus::Connected(one));
+    }
+
+    pub fn hear(&self, system: &mut System, peer: u8, of: u8) {
+        let Some(state) = system.process(of).map(|process| process.node.state().state) else { return };
+        self.happens(system, peer, &Stimulus::Hears(of, state));
+    }
+
+    fn deliver(&self, system: &mut System, link: Link, content: Content) {
+        if content == Content::Gone {
+            system.network.retain(|other, _| (other.from, other.to) != (link.from, link.to));
         }
-    }
-
-    fn hear(&self, system: &mut System, peer: u8, of: u8) {
-        let Some(message) = system.process(of).map(Process::heartbeat) else { return };
-        self.feed(system, peer, Input::Message { from: self.id(of), message });
-    }
-
-    /// Lets time pass for a peer, with a tick at each of `ticks`, before which everybody in reach but
-    /// `silent` gives a sign of life.
-    fn wait(&self, system: &mut System, peer: u8, ticks: &[Duration], silent: Option<u8>) {
-        let Some(process) = system.process(peer) else { return };
-        let heard: Vec<u8> = (0..self.count)
-            .filter(|&of| Some(of) != silent && process.knows(self.id(of)) && !process.suspected.contains(&self.id(of)))
-            .collect();
-        // Without an effect but being heard.
-        let sign = |of: &u8| Input::Message { from: self.id(*of), message: Message::Spec(Vec::new()) };
-        let inputs = ticks.iter().flat_map(|&at| {
-            heard.iter().map(sign).chain([Input::Tick]).map(move |input| (at, input)).collect::<Vec<_>>()
-        });
-        self.feed_all(system, peer, inputs);
-    }
-
-    fn deliver(&self, system: &mut System, link: Link, content: &Content) {
-        let from = self.id(link.from);
-        let input = match content {
-            Content::Message(bytes) => match Message::decode(bytes) {
-                Ok(message) => Input::Message { from, message },
-                Err(_) => {
-                    system.violation = Some(super::STOPS);
-                    return;
-                }
-            },
-            Content::Payload(payload) => {
-                if let Some(process) = &mut system.peers[usize::from(link.to)].process {
-                    Arc::make_mut(process).held.insert(*payload);
-                }
-                Input::PayloadHeld(*payload)
-            }
-            Content::Gone => {
-                system.network.retain(|other, _| (other.from, other.to) != (link.from, link.to));
-                Input::Disconnected(from)
-            }
-        };
-        self.feed(system, link.to, input);
+        self.happens(system, link.to, &Stimulus::Arrives(link.from, content));
     }
 
     /// The process ends: what is under way to it is lost, what it sent may still arrive before its end
     /// is noticed.
-    fn end(&self, system: &mut System, peer: u8, left: bool) {
+    pub fn end(&self, system: &mut System, peer: u8, left: bool) {
         let slot = &mut system.peers[usize::from(peer)];
         slot.process = None;
         slot.left = left;
@@ -421,108 +137,65 @@ impl Peers {
         }
     }
 
-    fn apply(&self, system: &mut System, peer: u8) {
-        let Some((effect, from)) = system.take_owed(peer, |effect| match effect {
-            Effect::Apply { from, .. } => Some(*from),
-            _ => None,
-        }) else {
-            return;
-        };
-        let Effect::Apply { cover, .. } = effect else { return };
-        let meta = self.symbols.apply(from, &cover).meta;
-        system.peers[usize::from(peer)].disk.push(meta);
-        self.feed(system, peer, Input::Applied { from, meta });
-    }
-
     fn fetch_state(&self, system: &mut System, peer: u8) {
-        let Some((effect, state)) = system.take_owed(peer, |effect| match effect {
-            Effect::FetchState { state, .. } => Some(*state),
+        let fetches = |effect: &Effect| match effect {
+            Effect::FetchState { state, donors, .. } => Some((*state, donors.clone())),
             _ => None,
-        }) else {
+        };
+        let Some((state, donors)) = system.process(peer).and_then(|process| process.owed.iter().find_map(fetches))
+        else {
             return;
         };
-        let Effect::FetchState { donors, .. } = effect else { return };
-        let found = donors.iter().map(|donor| self.index[donor]).find_map(|donor| {
-            let meta = system.peers[usize::from(donor)].disk.iter().find(|meta| meta.state == state);
-            meta.filter(|_| self.linked(system, peer, donor)).copied()
+        let found = donors.iter().map(|donor| self.index(donor)).any(|donor| {
+            let mut disk = system.peers[usize::from(donor)].disk.iter();
+            disk.any(|meta| meta.state == state) && self.linked(system, peer, donor)
         });
-        let input = match found {
-            Some(meta) => {
-                system.peers[usize::from(peer)].disk.push(meta);
-                Input::StateFetched(meta)
-            }
-            None => Input::StateUnavailable(state),
-        };
-        self.feed(system, peer, input);
-    }
-
-    fn compute(&self, system: &mut System, peer: u8, unit: u32) {
-        let Some((_, from)) = system.take_owed(peer, |effect| match effect {
-            Effect::Compute { from, unit: owed, .. } if *owed == unit => Some(*from),
-            _ => None,
-        }) else {
-            return;
-        };
-        self.feed(system, peer, Input::UnitComputed { from, unit, tally: TALLY });
+        self.happens(system, peer, &Stimulus::Fetches { found });
     }
 
     fn restart(&self, system: &mut System, peer: u8) {
-        let newest = system.peers[usize::from(peer)].disk.last().copied();
-        let Some(newest) = newest else { return };
-        system.peers[usize::from(peer)].process = Some(Arc::new(self.process(peer, newest)));
-        self.feed(system, peer, Input::Tick);
+        let slot = &mut system.peers[usize::from(peer)];
+        let Some(newest) = slot.disk.last() else { return };
+        slot.process = Some(self.started(peer, *newest));
+        self.happens(system, peer, &Stimulus::Starts);
     }
 
-    /// What can happen without a fault, in the order in which [`Recovery`] lets it happen.
-    pub fn progress(&self, system: &System, actions: &mut Vec<Action>) {
-        actions.extend(system.network.next(self.order).map(|(link, content)| Action::Deliver(link, content)));
-        let running = (0..self.count).filter_map(|peer| Some((peer, system.process(peer)?)));
-        for (peer, process) in running {
-            actions.extend(process.owed.iter().filter_map(|effect| match effect {
-                Effect::Compute { unit, .. } => Some(Action::Compute { peer, unit: *unit }),
-                Effect::Apply { .. } => Some(Action::Apply { peer }),
-                Effect::FetchState { .. } => Some(Action::FetchState { peer }),
-                _ => None,
-            }));
-        }
-        let pairs = self.pairs().filter(|&(one, other)| self.connectable(system, one, other));
-        actions.extend(pairs.map(|(one, other)| Action::Connect { one, other }));
-        let linked = self.pairs().filter(|&(one, other)| self.linked(system, one, other));
-        actions.extend(
-            linked.flat_map(|(one, other)| {
-                [Action::Hear { peer: one, of: other }, Action::Hear { peer: other, of: one }]
-            }),
-        );
-        let running = (0..self.count).filter(|&peer| system.process(peer).is_some());
-        actions.extend(running.map(|peer| Action::WaitShort { peer }));
+    /// Drops what is under way in vain: what changes nothing now, and will not later. The first is tried out, so that
+    /// only the second rests on reasoning.
+    fn forget_the_dead(&self, system: &mut System) {
+        let dead: Vec<(Link, Content)> = system
+            .network
+            .all()
+            .filter(|(link, content)| self.stays_in_vain(system, *link, content))
+            .filter(|(link, content)| self.changes_nothing(system, *link, content))
+            .map(|(link, content)| (link, content.clone()))
+            .collect();
+        dead.iter().for_each(|(link, content)| system.network.take(*link, content));
     }
 
-    fn faults(&self, system: &System, actions: &mut Vec<Action>) {
-        let left = system.left;
-        let lossy = || system.network.next(self.order).filter(|(_, content)| *content != Content::Gone);
-        if left.losses > 0 {
-            actions.extend(lossy().map(|(link, content)| Action::Lose(link, content)));
-        }
-        if left.duplicates > 0 {
-            actions.extend(lossy().map(|(link, content)| Action::DeliverAndKeep(link, content)));
-        }
-        let linked: Vec<(u8, u8)> = self.pairs().filter(|&(one, other)| self.linked(system, one, other)).collect();
-        if left.disconnections > 0 {
-            actions.extend(linked.iter().map(|&(one, other)| Action::Disconnect { one, other }));
-        }
-        if left.suspicions > 0 {
-            let both = linked.iter().flat_map(|&(one, other)| [(one, other), (other, one)]);
-            actions.extend(both.map(|(peer, of)| Action::Suspect { peer, of }));
-        }
-        for peer in 0..self.count {
-            let slot = &system.peers[usize::from(peer)];
-            match &slot.process {
-                Some(_) if left.crashes > 0 => {
-                    actions.push(Action::Crash { peer, torn: false });
-                    actions.extend((slot.disk.len() > 1).then_some(Action::Crash { peer, torn: true }));
-                }
-                None if !slot.left => actions.push(Action::Restart { peer }),
-                _ => {}
+    fn changes_nothing(&self, system: &System, link: Link, content: &Content) -> bool {
+        let Some(process) = system.process(link.to) else { return false };
+        let reaction = self.reactions.of(self, process, &Stimulus::Arrives(link.from, content.clone()));
+        *reaction.process == *process && reaction.outgoing.is_empty() && reaction.violation.is_none()
+    }
+
+    /// Whether what changes nothing now will never change anything.
+    fn stays_in_vain(&self, system: &System, link: Link, content: &Content) -> bool {
+        let Some(process) = system.process(link.to) else { return false };
+        let round = process.node.state().state.round;
+        match content {
+            Content::Gone => false,
+            // A peer with the last state takes no part in any round.
+            _ if process.is_finished() => true,
+            // It has been used, or it is in the store until the round is over; and rounds only go up.
+            Content::Payload(payload) => {
+                self.is_over(payload, round)
+                    || process.held.contains(payload) && self.symbols.round_of(payload) == Some(round)
+            }
+            // Too late for its round, unless it is needed as a sign of life.
+            Content::Message(letter) => {
+                let needed = process.is_suspicious() || system.left.suspicions > 0;
+                self.mutant.is_none() && !needed && letter.round().is_some_and(|of| of < round)
             }
         }
     }
@@ -536,22 +209,6 @@ impl System {
     /// Whether every peer has the last state, on a disk at least.
     pub fn is_done(&self) -> bool {
         self.peers.iter().all(|peer| peer.left || peer.disk.last().is_some_and(|meta| meta.finished))
-    }
-
-    /// A peer with the last state takes no part in any round: what comes for one changes nothing there.
-    fn forget_what_is_ignored(&mut self) {
-        let finished =
-            |peer: u8| self.peers[usize::from(peer)].process.as_ref().is_some_and(|process| process.is_finished());
-        let (finished, _): (Vec<u8>, Vec<u8>) = (0..self.peers.len() as u8).partition(|peer| finished(*peer));
-        self.network.retain(|link, content| !finished.contains(&link.to) || *content == Content::Gone);
-    }
-
-    /// Takes the first effect that `wanted` finds what it looks for in.
-    fn take_owed<T>(&mut self, peer: u8, wanted: impl Fn(&Effect) -> Option<T>) -> Option<(Effect, T)> {
-        let process = self.peers[usize::from(peer)].process.as_mut()?;
-        let (index, found) =
-            process.owed.iter().enumerate().find_map(|(index, effect)| Some((index, wanted(effect)?)))?;
-        Some((Arc::make_mut(process).owed.remove(index), found))
     }
 
     /// Whether nothing is under way to `peer` and it waits for nothing of its own.
@@ -585,34 +242,34 @@ impl Model for Peers {
         match action {
             Action::Deliver(link, content) => {
                 next.network.take(link, &content);
-                self.deliver(&mut next, link, &content);
+                self.deliver(&mut next, link, content);
             }
             Action::DeliverAndKeep(link, content) => {
                 next.left.duplicates -= 1;
-                self.deliver(&mut next, link, &content);
+                self.deliver(&mut next, link, content);
             }
             Action::Lose(link, content) => {
                 next.left.losses -= 1;
                 next.network.take(link, &content);
             }
-            Action::Compute { peer, unit } => self.compute(&mut next, peer, unit),
-            Action::Apply { peer } => self.apply(&mut next, peer),
+            Action::Compute { peer, unit } => self.happens(&mut next, peer, &Stimulus::Computes(unit)),
+            Action::Apply { peer } => self.happens(&mut next, peer, &Stimulus::Applies),
             Action::FetchState { peer } => self.fetch_state(&mut next, peer),
             Action::Connect { one, other } => self.connect(&mut next, one, other),
             Action::Hear { peer, of } => self.hear(&mut next, peer, of),
-            Action::WaitShort { peer } => self.wait(&mut next, peer, &[SHORT], None),
+            Action::WaitShort { peer } => self.happens(&mut next, peer, &Stimulus::WaitsShort),
             Action::WaitLong { peer } => {
                 if !last.is_quiet_for(peer) || last.process(peer).is_some_and(Process::is_finished) {
                     next.left.early_timeouts = next.left.early_timeouts.checked_sub(1)?;
                 }
-                self.wait(&mut next, peer, &[LONG], None);
+                self.happens(&mut next, peer, &Stimulus::WaitsLong);
                 if next.peers == last.peers {
                     return None;
                 }
             }
             Action::Suspect { peer, of } => {
                 next.left.suspicions -= 1;
-                self.wait(&mut next, peer, &SILENCE, Some(of));
+                self.happens(&mut next, peer, &Stimulus::Suspects(of));
             }
             Action::Crash { peer, torn } => {
                 next.left.crashes -= 1;
@@ -627,104 +284,13 @@ impl Model for Peers {
             }
             Action::Restart { peer } => self.restart(&mut next, peer),
         }
-        next.forget_what_is_ignored();
+        if self.merging {
+            self.forget_the_dead(&mut next);
+        }
         Some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         super::properties()
-    }
-}
-
-fn spec(units: u32, rounds: u64) -> RunSpec {
-    RunSpec {
-        version: SPEC_VERSION,
-        model: "m".into(),
-        dataset: DatasetSpec { name: "d".into(), digest: Digest([0; 32]), train_samples: 640, test_samples: 1 },
-        seed: 1,
-        units_per_round: units,
-        samples_per_unit: 1,
-        // Beyond the last round of the model, so that all of its rounds have gradients.
-        rounds: rounds + 5,
-        optimizer: "sgd".parse().expect("an optimizer"),
-        learning_rate: LearningRate::constant(0.1),
-        clip_norm: None,
-        fraction_bits: 40,
-        evaluation: EvaluationSpec { every_rounds: 1000, samples_per_unit: 1 },
-        early_stopping: None,
-        until_correct: None,
-    }
-}
-
-impl fmt::Display for Peers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (units, rounds, order) = (self.symbols.all.len(), self.symbols.rounds(), self.order);
-        let Faults { crashes, losses, duplicates, disconnections, suspicions, early_timeouts } = self.faults;
-        let faults = [
-            (crashes, "crash"),
-            (losses, "loss"),
-            (duplicates, "duplicate"),
-            (disconnections, "disconnection"),
-            (suspicions, "wrong suspicion"),
-            (early_timeouts, "early time-out"),
-        ];
-        let faults: Vec<String> =
-            faults.iter().filter(|(count, _)| *count > 0).map(|(count, name)| format!("{count} {name}")).collect();
-        let faults = if faults.is_empty() { "no fault".to_owned() } else { faults.join(", ") };
-        write!(
-            f,
-            "{} peers, {units} units, {rounds} rounds, order {order:?}, start {:?}, {faults}",
-            self.count, self.start
-        )
-    }
-}
-
-impl fmt::Debug for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Deliver(link, content) => write!(f, "{} gets {content} of {}", link.to, link.from),
-            Self::DeliverAndKeep(link, content) => {
-                write!(f, "{} gets {content} of {}, not for the last time", link.to, link.from)
-            }
-            Self::Lose(link, content) => write!(f, "{content} from {} to {} is lost", link.from, link.to),
-            Self::Compute { peer, unit } => write!(f, "{peer} has computed unit {unit}"),
-            Self::Apply { peer } => write!(f, "{peer} has applied its cover"),
-            Self::FetchState { peer } => write!(f, "{peer} ends fetching a state"),
-            Self::Connect { one, other } => write!(f, "{one} and {other} connect"),
-            Self::Hear { peer, of } => write!(f, "{peer} hears a heartbeat of {of}"),
-            Self::WaitShort { peer } => write!(f, "{peer} has waited for messages in flight"),
-            Self::WaitLong { peer } => write!(f, "{peer} has waited for the overdue"),
-            Self::Suspect { peer, of } => write!(f, "{peer} suspects {of}"),
-            Self::Crash { peer, torn: false } => write!(f, "{peer} crashes"),
-            Self::Crash { peer, torn: true } => write!(f, "{peer} crashes before its last state is on the disk"),
-            Self::Disconnect { one, other } => write!(f, "{one} and {other} are cut off from each other"),
-            Self::Restart { peer } => write!(f, "{peer} starts again"),
-        }
-    }
-}
-
-impl fmt::Display for Content {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Payload(payload) => write!(f, "the payload {}", payload.digest.short()),
-            Self::Gone => f.write_str("the end"),
-            Self::Message(bytes) => match Message::decode(bytes) {
-                Ok(Message::Contribution(signed)) => {
-                    let units: Vec<u32> = signed.contribution.units.iter().collect();
-                    write!(f, "the contribution {units:?} to round {}", signed.contribution.from.round)
-                }
-                Ok(Message::UnitsWanted { units, .. }) => {
-                    write!(f, "the wish for {:?}", units.iter().collect::<Vec<_>>())
-                }
-                Ok(Message::Leaving) => f.write_str("the farewell"),
-                _ => f.write_str("a message"),
-            },
-        }
     }
 }
