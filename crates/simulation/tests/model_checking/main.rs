@@ -232,9 +232,15 @@ fn sums_that_overlap_are_untangled() {
 #[test]
 #[ignore = "explores for long; see docs/model-checking.md"]
 fn a_fault_anywhere_in_two_rounds_is_survived() {
-    for fault in ["early", "duplicate", "loss", "suspicion", "disconnection", "crash"] {
+    for fault in ["early", "duplicate", "loss", "suspicion", "disconnection"] {
         holds(two_peers(2, Order::Kept, with_one(fault)));
     }
+}
+
+#[test]
+#[ignore = "explores for long; see docs/model-checking.md"]
+fn a_crash_anywhere_in_two_rounds_is_survived() {
+    holds(two_peers(2, Order::Kept, with_one("crash")));
 }
 
 #[test]
@@ -248,7 +254,9 @@ fn sums_that_overlap_are_untangled_with_a_fault_anywhere() {
 #[test]
 #[ignore = "explores for long; see docs/model-checking.md"]
 fn three_peers_are_sound() {
-    holds(Peers::new(3, 3, 1, Order::Kept, NONE));
+    for units in 1..=3 {
+        holds(Peers::new(3, units, 1, Order::Kept, NONE));
+    }
 }
 
 #[test]
@@ -257,7 +265,6 @@ fn two_faults_anywhere_in_a_round_are_survived() {
     holds(two_peers(1, Order::Kept, Faults { losses: 2, ..NONE }));
     holds(two_peers(1, Order::Kept, Faults { crashes: 1, losses: 1, ..NONE }));
     holds(two_peers(1, Order::Kept, Faults { crashes: 1, suspicions: 1, ..NONE }));
-    holds(two_peers(1, Order::Kept, Faults { crashes: 2, ..NONE }));
 }
 
 #[test]
