@@ -94,6 +94,18 @@ fn a_function_server_that_is_stopped_for_a_while_is_waited_for() {
 }
 
 #[test]
+fn while_no_function_server_is_there_peers_go_on_with_their_own_cores_and_say_so() {
+    let place = Workplace::for_training();
+    let only = Server::start(&place);
+    let training = start(&place, &[&only], &["--peers", "2"]);
+    place.wait_for_steps("run", 2, 10);
+    only.process.signal(Signal::KILL);
+    finished(training);
+    let log = std::fs::read_to_string(place.path().join("run/peers/1/peer.log")).unwrap();
+    assert!(log.contains("going on with functions of this machine"), "{log}");
+}
+
+#[test]
 fn a_wrong_token_is_said_to_be_one_and_not_shown() {
     let place = Workplace::new();
     let server = Server::start(&place);

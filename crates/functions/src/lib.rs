@@ -6,6 +6,7 @@
 //! Each attempt that reached its end, whatever the end, is one [`InvocationRecord`] for a [`Meter`].
 
 mod error;
+mod fallback;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod metering;
@@ -18,6 +19,7 @@ mod report;
 mod retry;
 
 pub use error::{Death, FunctionName, InvokeError, ProtocolViolation, TaskFailed};
+pub use fallback::Fallback;
 pub use metering::{InvocationRecord, Meter, Metering, Outcome, WorkLabel};
 pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
 pub use process::{ConfigError, ProcessConfig, ProcessPool};

@@ -120,6 +120,20 @@ pub struct FunctionSnapshot {
     pub busy: bool,
 }
 
+impl std::ops::Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            invocations: self.invocations + other.invocations,
+            cold_starts: self.cold_starts + other.cold_starts,
+            failed: self.failed + other.failed,
+            retried: self.retried + other.retried,
+            reaped: self.reaped + other.reaped,
+        }
+    }
+}
+
 /// A platform's health in totals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {

@@ -40,6 +40,8 @@ pub struct PeerOptions {
     pub functions: FunctionsConfig,
     /// How functions that share no disk with this peer get at tensors. Not opened for others.
     pub data_path: Option<DataPathConfig>,
+    /// Functions of this machine, for while a platform that does not see this peer's files is gone.
+    pub fallback: Option<ProcessConfig>,
     /// Time between durable checkpoints. A crash of all peers at once costs at most this much work,
     /// and less where the newest states survive in shared memory.
     pub checkpoint_every: Duration,

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::train::create_run;
 use crate::failure::{Advise, advised, code};
-use crate::functions::FunctionArgs;
+use crate::functions::{ForPeer, FunctionArgs};
 use crate::output::{self, Align, label, say, table};
 use crate::spec::SpecArgs;
 use crate::{data, logging, runs};
@@ -281,7 +281,7 @@ async fn take_part(
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
     let relays = args.relays(ticket_relays);
-    let (functions, data_path) = args.functions.config()?;
+    let ForPeer { functions, data_path, fallback } = args.functions.config().await?;
     let options = PeerOptions {
         run,
         name: name.clone(),
@@ -292,6 +292,7 @@ async fn take_part(
         expected_peers: args.expect,
         functions,
         data_path: Some(data_path),
+        fallback: Some(fallback),
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
     };
     let summary = run_peer(options, leave).await.map_err(explain)?;

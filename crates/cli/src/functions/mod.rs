@@ -38,15 +38,26 @@ pub(crate) struct FunctionArgs {
     remote: RemoteArgs,
 }
 
+/// What a peer runs its functions with.
+pub(crate) struct ForPeer {
+    pub(crate) functions: FunctionsConfig,
+    /// How they get at tensors, if they are elsewhere.
+    pub(crate) data_path: DataPathConfig,
+    /// What computes while they are gone, if they are elsewhere.
+    pub(crate) fallback: ProcessConfig,
+}
+
 impl FunctionArgs {
-    /// The functions that the flags describe, and how they get at tensors.
-    pub(crate) fn config(&self) -> anyhow::Result<(FunctionsConfig, DataPathConfig)> {
+    /// The functions that the flags describe.
+    pub(crate) async fn config(&self) -> anyhow::Result<ForPeer> {
         let time_limit = self.function_timeout.map(|seconds| Duration::from_secs(seconds.into()));
-        let functions = match self.remote.platform(self.functions, time_limit)? {
+        let functions = match self.remote.platform(self.functions, time_limit).await? {
             Some(platform) => FunctionsConfig::Platform(platform),
             None => self.pool()?.into(),
         };
-        Ok((functions, self.remote.data_path()))
+        // With a number of their own: how many run elsewhere says nothing about this machine.
+        let local = Self { functions: None, ..self.clone() };
+        Ok(ForPeer { functions, data_path: self.remote.data_path(), fallback: local.pool()? })
     }
 
     /// A pool whose functions are this very program, unless another one is named.

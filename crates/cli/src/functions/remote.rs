@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use clap::Args;
 use peerless_functions::{FunctionPlatform, HttpConfig, HttpPlatform};
+#[cfg(feature = "lambda")]
+use peerless_functions::{LambdaConfig, LambdaPlatform};
 use peerless_peer::data_path::DataPathConfig;
 use peerless_peer::gateway::{GatewayConfig, TlsFiles};
 
@@ -28,6 +30,9 @@ pub(crate) struct RemoteArgs {
     /// This peer's certificate and key for function servers that ask for one (PEM)
     #[arg(long, value_name = "FILE", requires = "function_url")]
     function_identity: Option<PathBuf>,
+    #[cfg(feature = "lambda")]
+    #[command(flatten)]
+    lambda: LambdaArgs,
     /// Where remote functions reach this peer's tensors [default: 127.0.0.1, any port]
     #[arg(long, value_name = "ADDRESS")]
     gateway: Option<SocketAddr>,
@@ -42,13 +47,38 @@ pub(crate) struct RemoteArgs {
     gateway_key: Option<PathBuf>,
 }
 
+/// Functions on AWS Lambda.
+#[cfg(feature = "lambda")]
+#[derive(Args, Debug, Clone, Default)]
+struct LambdaArgs {
+    /// AWS Lambda function that computes units, by name or ARN. Credentials are taken from the environment,
+    /// the profile or the role of this machine
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["function_program", "function_url"])]
+    lambda: Option<String>,
+    /// AWS region [default: that of environment or profile]
+    #[arg(long, value_name = "REGION", requires = "lambda")]
+    lambda_region: Option<String>,
+    /// Another endpoint than AWS's, such as that of an emulation
+    #[arg(long, value_name = "URL", requires = "lambda")]
+    lambda_endpoint: Option<String>,
+}
+
 impl RemoteArgs {
     /// The platform that the flags name; `None` for processes of this machine.
-    pub(super) fn platform(
+    pub(super) async fn platform(
         &self,
         functions: Option<usize>,
         time_limit: Option<Duration>,
     ) -> anyhow::Result<Option<Arc<dyn FunctionPlatform>>> {
+        #[cfg(feature = "lambda")]
+        if let Some(function) = &self.lambda.lambda {
+            let mut config = LambdaConfig::new(function);
+            config.region.clone_from(&self.lambda.lambda_region);
+            config.endpoint.clone_from(&self.lambda.lambda_endpoint);
+            config.concurrency = functions.unwrap_or(config.concurrency);
+            config.time_limit = time_limit.unwrap_or(config.time_limit);
+            return Ok(Some(Arc::new(LambdaPlatform::new(config).await?)));
+        }
         if self.function_url.is_empty() {
             return Ok(None);
         }
@@ -82,6 +112,12 @@ impl RemoteArgs {
         let text = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         add("--function-ca", text(&self.function_ca));
         add("--function-identity", text(&self.function_identity));
+        #[cfg(feature = "lambda")]
+        {
+            add("--lambda", self.lambda.lambda.clone());
+            add("--lambda-region", self.lambda.lambda_region.clone());
+            add("--lambda-endpoint", self.lambda.lambda_endpoint.clone());
+        }
         add("--gateway", self.gateway.map(|address| address.to_string()));
         add("--gateway-url", self.gateway_url.clone());
         add("--gateway-cert", text(&self.gateway_cert));

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_functions::FunctionPlatform;
+use peerless_functions::{Fallback, FunctionPlatform, ProcessPool};
 use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, StateHeader};
 use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreError, StoredState};
 
@@ -165,7 +165,11 @@ async fn platform(options: &PeerOptions) -> Result<(Arc<dyn FunctionPlatform>, O
     let config = options.data_path.as_ref().ok_or(PeerError::NoDataPath { platform: platform.name() })?;
     let data_path = config.open().await?;
     let platform = OverNetwork::new(platform, Arc::clone(&data_path), config.lifetime());
-    Ok((Arc::new(platform), Some(data_path)))
+    let platform: Arc<dyn FunctionPlatform> = match &options.fallback {
+        Some(local) => Arc::new(Fallback::new(Arc::new(platform), Arc::new(ProcessPool::new(local.clone())?))),
+        None => Arc::new(platform),
+    };
+    Ok((platform, Some(data_path)))
 }
 
 fn remove_tensors(tensors: &Path) {

@@ -63,6 +63,7 @@ async fn take_part(orders: Orders) {
         expected_peers: orders.expected_peers,
         functions: functions.into(),
         data_path: None,
+        fallback: None,
         checkpoint_every: Duration::from_secs(60),
     };
     let tickets = tokio::spawn(leave_ticket(run, orders.directory, orders.relays));
