@@ -38,7 +38,7 @@ enum Command {
     /// Train a model with several peers on this machine, and watch them
     Train(Box<commands::train::TrainArgs>),
     /// Start or invite single peers, on this or several machines
-    Peer(commands::peer::PeerArgs),
+    Peer(Box<commands::peer::PeerArgs>),
     /// Show what the peers of a run are doing
     Status(commands::status::StatusArgs),
     /// Check a run from its ledgers and states, and recompute parts of it
@@ -65,7 +65,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Train(args) => commands::train::run(*args),
-        Command::Peer(args) => commands::peer::run(args),
+        Command::Peer(args) => commands::peer::run(*args),
         Command::Status(args) => commands::status::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Runs(args) => commands::runs::run(&args),

@@ -56,7 +56,7 @@ enum PeerCommand {
     /// Run a peer in a run directory, which is made if there is none
     Start(Box<StartArgs>),
     /// Take part in a run on another machine
-    Join(JoinArgs),
+    Join(Box<JoinArgs>),
     /// List the peers of a run directory
     List(ListArgs),
     /// Print a ticket that lets other machines join by way of the peers that run here
@@ -159,7 +159,7 @@ struct NodeArgs {
 pub(crate) fn run(args: PeerArgs) -> anyhow::Result<()> {
     match args.command {
         PeerCommand::Start(args) => start(*args),
-        PeerCommand::Join(args) => join(args),
+        PeerCommand::Join(args) => join(*args),
         PeerCommand::List(args) => list(&args),
         PeerCommand::Ticket(args) => ticket(&args),
     }
