@@ -11,6 +11,7 @@ mod fallback;
 pub mod fuzzing;
 mod metering;
 mod platform;
+pub mod prices;
 mod process;
 mod queue;
 mod redact;
@@ -20,7 +21,7 @@ mod retry;
 
 pub use error::{Death, FunctionName, InvokeError, ProtocolViolation, TaskFailed};
 pub use fallback::Fallback;
-pub use metering::{InvocationRecord, Meter, Metering, Outcome, WorkLabel};
+pub use metering::{Billing, InvocationRecord, Meter, Metering, Outcome, WorkLabel};
 pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
 pub use process::{ConfigError, ProcessConfig, ProcessPool};
 pub use remote::{HttpConfig, HttpConfigError, HttpPlatform};

@@ -8,6 +8,7 @@ use peerless_protocol::function::{Report, Work};
 
 use crate::error::InvokeError;
 use crate::platform::Call;
+use crate::prices::Usage;
 
 /// What an invocation is about, without its paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,7 +48,7 @@ impl fmt::Display for WorkLabel {
 
 /// What one attempt took. Bytes are those of task and report; tensors travel by reference and are
 /// counted where they are moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Metering {
     /// Process id of the function; absent when the attempt failed before it had one.
     pub function: Option<u32>,
@@ -67,6 +68,30 @@ pub struct Metering {
     pub bytes_in: u64,
     /// Bytes of the report.
     pub bytes_out: u64,
+    /// What the platform bills for it.
+    pub billing: Billing,
+}
+
+/// What a platform bills for an attempt, and the tensors that it moved; zeros where nobody bills anything and
+/// files are shared, as with processes of this machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Billing {
+    /// Memory that the function is configured with, in MB of 2^20 bytes.
+    pub memory_mb: u32,
+    /// Billed time in milliseconds, as the platform rounds it, with the time to initialise where it bills that.
+    pub billed_ms: u64,
+    /// Time to initialise a cold function as the platform reports it, in microseconds.
+    pub init_us: u64,
+    /// Requests that are billed: 1, or 0 for an attempt that was throttled or never came to a function.
+    pub requests: u32,
+    /// Bytes of tensors that the function fetched by reference.
+    pub tensor_bytes_in: u64,
+    /// Bytes of tensors that the function sent.
+    pub tensor_bytes_out: u64,
+    /// Objects written to a bucket, by function and peer.
+    pub bucket_puts: u32,
+    /// Objects read from a bucket, by function and peer.
+    pub bucket_gets: u32,
 }
 
 /// How an attempt ended.
@@ -97,11 +122,30 @@ pub struct InvocationRecord {
     pub metering: Metering,
 }
 
+impl InvocationRecord {
+    /// What there is to charge for.
+    pub fn usage(&self) -> Usage {
+        let Metering { duration_us, billing, .. } = self.metering;
+        Usage {
+            memory_mb: billing.memory_mb,
+            billed_ms: billing.billed_ms,
+            requests: billing.requests,
+            duration_us,
+            tensor_bytes_out: billing.tensor_bytes_out,
+            bucket_puts: billing.bucket_puts,
+            bucket_gets: billing.bucket_gets,
+        }
+    }
+}
+
 /// Takes the record of each attempt. It is called before the caller gets the result, on the task
 /// that drives the function: it must not block (send to a channel, say).
 pub trait Meter: Send + Sync {
     /// Takes one record.
     fn record(&self, record: InvocationRecord);
+
+    /// An attempt has left the queue and begins to cost. Its record follows, with whatever outcome.
+    fn began(&self, _invocation: u64, _attempt: u32) {}
 }
 
 impl<F: Fn(InvocationRecord) + Send + Sync> Meter for F {
@@ -138,6 +182,7 @@ impl Ticket {
                     peak_memory_bytes: 0,
                     bytes_in: 0,
                     bytes_out: 0,
+                    billing: Billing::default(),
                 },
             },
             clock: Instant::now(),
@@ -156,6 +201,7 @@ impl Ticket {
         self.record.metering.queue_us = micros(self.clock.elapsed());
         self.record.metering.started_unix_us = unix_us();
         self.clock = Instant::now();
+        self.meter.began(self.record.invocation, self.record.attempt);
     }
 
     pub(crate) fn assign(&mut self, function: u32, cold: bool) {
@@ -166,6 +212,10 @@ impl Ticket {
     pub(crate) fn transferred(&mut self, bytes_in: usize, bytes_out: usize) {
         self.record.metering.bytes_in = bytes_in as u64;
         self.record.metering.bytes_out = bytes_out as u64;
+    }
+
+    pub(crate) fn billed(&mut self, billing: Billing) {
+        self.record.metering.billing = billing;
     }
 
     pub(crate) fn reported(&mut self, report: &Report) {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::endpoints::{Endpoints, Lease};
 use super::{Answer, Calls, Door, Limits, MAX_REPORT_BYTES};
 use crate::error::{FunctionName, InvokeError, ProtocolViolation};
+use crate::metering::Billing;
 use crate::platform::{BoxFuture, Call, FunctionPlatform, Invocation, PlatformSnapshot};
 
 /// The platform's name.
@@ -261,7 +262,8 @@ impl Door for HttpDoor {
         Box::pin(async move {
             let lease = self.endpoints.take(Instant::now());
             let server = &self.servers[lease.index];
-            Answer { body: self.exchange(server, &lease, task).await, function: server.name() }
+            let body = self.exchange(server, &lease, task).await;
+            Answer { body, function: server.name(), billing: Billing::default() }
         })
     }
 

@@ -21,6 +21,7 @@ use thiserror::Error;
 
 use super::{Answer, Calls, Door, Limits};
 use crate::error::{FunctionName, InvokeError};
+use crate::metering::Billing;
 use crate::platform::{BoxFuture, Call, FunctionPlatform, Invocation, PlatformSnapshot};
 
 /// The platform's name.
@@ -159,16 +160,15 @@ impl LambdaDoor {
     async fn exchange(&self, task: Vec<u8>) -> Answer {
         let request = self.client.invoke().function_name(&self.function);
         let request = request.invocation_type(InvocationType::RequestResponse).log_type(LogType::Tail);
-        let body = match request.payload(Blob::new(task)).send().await {
+        let (billing, body) = match request.payload(Blob::new(task)).send().await {
+            // Failed invocations have a log, too. Without one nobody says what is billed; it is a request at least.
             Ok(output) => {
-                if let Some(bill) = output.log_result().and_then(log::billed) {
-                    tracing::debug!(function = self.function, ?bill, "Lambda bills");
-                }
-                self.payload(output)
+                let unknown = Billing { requests: 1, ..Billing::default() };
+                (output.log_result().and_then(log::billed).unwrap_or(unknown), self.payload(output))
             }
-            Err(error) => Err(self.refused(error)),
+            Err(error) => (Billing::default(), Err(self.refused(error))),
         };
-        Answer { body, function: self.name() }
+        Answer { body, function: self.name(), billing }
     }
 
     fn payload(&self, output: InvokeOutput) -> Result<Vec<u8>, InvokeError> {

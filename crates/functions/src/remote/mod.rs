@@ -16,7 +16,7 @@ pub use self::http::{HttpConfig, HttpConfigError, HttpPlatform};
 #[cfg(feature = "lambda")]
 pub use self::lambda::{LambdaConfig, LambdaConfigError, LambdaPlatform};
 use crate::error::{FunctionName, InvokeError};
-use crate::metering::{Outcome, Ticket};
+use crate::metering::{Billing, Outcome, Ticket};
 use crate::platform::{BoxFuture, Call, Counters, Invocation, PlatformSnapshot};
 use crate::queue::Queue;
 use crate::report::{Expected, MAX_REPORT_BYTES, parse_report};
@@ -43,6 +43,8 @@ pub(crate) struct Answer {
     pub(crate) body: Result<Vec<u8>, InvokeError>,
     /// Who answered, or should have.
     pub(crate) function: FunctionName,
+    /// What the platform says that it bills; zeros where it says nothing.
+    pub(crate) billing: Billing,
 }
 
 /// How many calls at a time, and how long.
@@ -195,7 +197,7 @@ impl<D: Door> Shared<D> {
     }
 
     fn unanswered(&self, why: InvokeError) -> Answer {
-        Answer { body: Err(why), function: self.door.name() }
+        Answer { body: Err(why), function: self.door.name(), billing: Billing::default() }
     }
 
     async fn work(&self, job: Job) {
@@ -209,6 +211,7 @@ impl<D: Door> Shared<D> {
             _ = stop.wait_for(|stop| *stop) => self.unanswered(InvokeError::ShutDown),
         };
         ticket.transferred(bytes_in, answered.body.as_ref().map_or(0, Vec::len));
+        ticket.billed(answered.billing);
         let result = report(answered, &ticket, &expected);
         if let Ok(report) = &result {
             ticket.reported(report);
