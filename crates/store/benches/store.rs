@@ -188,6 +188,7 @@ fn ledger(criterion: &mut Criterion) {
             contributions: (0..4).map(contribution).collect(),
             invocations: (0..2).map(invocation).collect(),
             events: Vec::new(),
+            alive: None,
             refusals: Vec::new(),
         }
     };

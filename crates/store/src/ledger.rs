@@ -4,6 +4,7 @@
 //! but not with the process, and a lost record costs statistics, never the model.
 
 mod audit;
+mod invocations;
 mod records;
 
 use std::path::{Path, PathBuf};
@@ -17,16 +18,18 @@ use crate::error::FileError;
 use crate::hex;
 
 pub use records::{
-    Batch, ContributionProof, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals,
-    RefusalRecord, RoundRecord, RoundTimes, StateOrigin, StateRecord, UnitAttempt,
+    Batch, BillingRecord, ContributionProof, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord,
+    InvocationTotals, RefusalRecord, RoundRecord, RoundTimes, SessionRecord, StateOrigin, StateRecord, UnitAttempt,
 };
 
 /// Version of the tables; see `ledger/schema.sql`.
-pub const LEDGER_VERSION: i64 = 2;
+pub const LEDGER_VERSION: i64 = 3;
 
 const SCHEMA: &str = include_str!("ledger/schema.sql");
 
 const FROM_VERSION_1: &str = include_str!("ledger/from_version_1.sql");
+
+const FROM_VERSION_2: &str = include_str!("ledger/from_version_2.sql");
 
 /// How long a statement waits for another process that holds the database for a moment (a reader that
 /// recovers the log, a user's `sqlite3`).
@@ -76,14 +79,15 @@ impl Ledger {
             connection.pragma_update(None, "synchronous", "NORMAL")
         })?;
         // The row of the version before stays: it tells that older rows may lack what this version adds.
-        let upgrade = match ledger.version()? {
-            None => Some(SCHEMA),
-            Some(1) => Some(FROM_VERSION_1),
-            Some(_) => None,
+        let upgrade: &[&str] = match ledger.version()? {
+            None => &[SCHEMA],
+            Some(1) => &[FROM_VERSION_1, FROM_VERSION_2],
+            Some(2) => &[FROM_VERSION_2],
+            Some(_) => &[],
         };
-        if let Some(statements) = upgrade {
+        if !upgrade.is_empty() {
             ledger.transact(|transaction| {
-                transaction.execute_batch(statements)?;
+                upgrade.iter().try_for_each(|statements| transaction.execute_batch(statements))?;
                 transaction.execute("INSERT INTO schema VALUES (?1)", [LEDGER_VERSION])?;
                 Ok(())
             })?;
@@ -142,9 +146,10 @@ impl Ledger {
                 supersede_contributions(transaction, round.round)?;
             }
             insert_contributions(transaction, &batch.contributions)?;
-            insert_invocations(transaction, &batch.invocations)?;
+            invocations::insert(transaction, &batch.invocations)?;
             insert_events(transaction, &batch.events)?;
-            add_refusals(transaction, &batch.refusals)
+            add_refusals(transaction, &batch.refusals)?;
+            batch.alive.map_or(Ok(()), |(session, at_us)| invocations::prolong_session(transaction, session, at_us))
         })
     }
 
@@ -211,25 +216,6 @@ impl Ledger {
         })
     }
 
-    /// The attempts at gradient units of the rounds `first` to `last`, by round.
-    ///
-    /// # Errors
-    /// [`LedgerError`]; see its variants.
-    pub fn gradient_attempts(&self, first: u64, last: u64) -> Result<Vec<UnitAttempt>, LedgerError> {
-        self.run(|connection| {
-            let query = "SELECT round, unit, outcome FROM invocations
-                WHERE kind = 'gradient' AND unit IS NOT NULL AND round BETWEEN ?1 AND ?2 ORDER BY round";
-            let attempt = |row: &Row<'_>| {
-                Ok(UnitAttempt {
-                    round: unsigned(row, 0)?,
-                    unit: row.get(1)?,
-                    succeeded: row.get::<_, String>(2)? == "ok",
-                })
-            };
-            connection.prepare_cached(query)?.query_map(params![int(first), int(last)], attempt)?.collect()
-        })
-    }
-
     /// The last `limit` events, oldest first.
     ///
     /// # Errors
@@ -239,28 +225,6 @@ impl Ledger {
             let query = "SELECT at_us, round, kind, detail FROM
                 (SELECT rowid AS number, * FROM events ORDER BY rowid DESC LIMIT ?1) ORDER BY number";
             connection.prepare_cached(query)?.query_map([limit], event_record)?.collect()
-        })
-    }
-
-    /// Totals over all invocations.
-    ///
-    /// # Errors
-    /// [`LedgerError`]; see its variants.
-    pub fn invocation_totals(&self) -> Result<InvocationTotals, LedgerError> {
-        self.run(|connection| {
-            let query = "SELECT count(*), coalesce(sum(cold), 0), coalesce(sum(outcome <> 'ok'), 0),
-                coalesce(sum(attempt > 1), 0), coalesce(sum(duration_us), 0),
-                coalesce(max(peak_memory_bytes), 0) FROM invocations";
-            connection.query_row(query, [], |row| {
-                Ok(InvocationTotals {
-                    invocations: unsigned(row, 0)?,
-                    cold_starts: unsigned(row, 1)?,
-                    failed: unsigned(row, 2)?,
-                    retried: unsigned(row, 3)?,
-                    duration_us: unsigned(row, 4)?,
-                    peak_memory_bytes: unsigned(row, 5)?,
-                })
-            })
         })
     }
 
@@ -427,33 +391,6 @@ fn add_refusals(transaction: &Transaction<'_>, records: &[RefusalRecord]) -> rus
         let (first, last) = record.at_us;
         let peer = record.peer.to_string();
         add.execute(params![peer, record.kind, int(record.times), int(first), int(last), record.reason])?;
-    }
-    Ok(())
-}
-
-fn insert_invocations(transaction: &Transaction<'_>, records: &[InvocationRecord]) -> rusqlite::Result<()> {
-    let mut insert = transaction.prepare_cached(
-        "INSERT INTO invocations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)",
-    )?;
-    for record in records {
-        insert.execute(params![
-            int(record.id),
-            record.round.map(int),
-            record.unit,
-            record.kind,
-            record.platform,
-            record.function,
-            record.cold,
-            record.outcome,
-            record.attempt,
-            int(record.started_at_us),
-            int(record.duration_us),
-            int(record.queue_us),
-            int(record.peak_memory_bytes),
-            int(record.bytes_in),
-            int(record.bytes_out),
-            record.error,
-        ])?;
     }
     Ok(())
 }

@@ -24,8 +24,9 @@ pub use checkpoint::{
 };
 pub use error::{FileError, Skipped};
 pub use ledger::{
-    Batch, ContributionProof, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals,
-    LEDGER_VERSION, Ledger, LedgerError, RefusalRecord, RoundRecord, RoundTimes, StateOrigin, StateRecord, UnitAttempt,
+    Batch, BillingRecord, ContributionProof, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord,
+    InvocationTotals, LEDGER_VERSION, Ledger, LedgerError, RefusalRecord, RoundRecord, RoundTimes, SessionRecord,
+    StateOrigin, StateRecord, UnitAttempt,
 };
 pub use lock::LockError;
 pub use payload::{PAYLOAD_FORMAT, Payload, PayloadBuffer, PayloadError, PayloadFormat};

@@ -218,6 +218,44 @@ pub struct InvocationRecord {
     pub bytes_out: u64,
     /// What failed, for people.
     pub error: Option<String>,
+    /// The session that it was part of; `None` in rows that were written before ledgers kept sessions.
+    pub session: Option<u64>,
+    /// What is billed for it; zeros where nothing is.
+    pub billing: BillingRecord,
+}
+
+/// What the platform bills for an invocation, and the tensors that it moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BillingRecord {
+    /// Memory that the function is configured with, in MB of 2^20 bytes.
+    pub memory_mb: u32,
+    /// Billed time in milliseconds.
+    pub billed_ms: u64,
+    /// Time to initialise a cold function as the platform reports it, in microseconds.
+    pub init_us: u64,
+    /// Billed requests.
+    pub requests: u32,
+    /// Bytes of tensors that the function fetched by reference; 0 for files that it shares with the peer.
+    pub tensor_bytes_in: u64,
+    /// Bytes of tensors that the function sent.
+    pub tensor_bytes_out: u64,
+    /// Objects written to a bucket.
+    pub bucket_puts: u32,
+    /// Objects read from a bucket.
+    pub bucket_gets: u32,
+}
+
+/// One life of the peer's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Counts from 1.
+    pub number: u64,
+    /// When it began, in microseconds since the Unix epoch.
+    pub started_at_us: u64,
+    /// When it wrote something last.
+    pub last_at_us: u64,
+    /// The prices that applied, as a JSON document.
+    pub tariff: String,
 }
 
 /// One attempt at a unit, as far as it takes to count them.
@@ -274,6 +312,8 @@ pub struct Batch {
     pub events: Vec<EventRecord>,
     /// Refusals, which are added to those recorded before.
     pub refusals: Vec<RefusalRecord>,
+    /// The session under way, and that it is alive now, in microseconds since the Unix epoch.
+    pub alive: Option<(u64, u64)>,
 }
 
 /// Totals over all invocations.

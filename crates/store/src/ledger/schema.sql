@@ -64,7 +64,7 @@ CREATE TABLE invocations (
     platform          TEXT NOT NULL,
     function          TEXT NOT NULL, -- pid or name
     cold              INTEGER NOT NULL,
-    outcome           TEXT NOT NULL, -- ok, or the class of failure
+    outcome           TEXT NOT NULL, -- ok, discarded or the class of failure
     attempt           INTEGER NOT NULL,
     started_at_us     INTEGER NOT NULL,
     duration_us       INTEGER NOT NULL,
@@ -72,9 +72,27 @@ CREATE TABLE invocations (
     peak_memory_bytes INTEGER NOT NULL,
     bytes_in          INTEGER NOT NULL,
     bytes_out         INTEGER NOT NULL,
-    error             TEXT
+    error             TEXT,
+    -- What a bill needs; null in rows of versions 1 and 2.
+    session           INTEGER, -- number of the session
+    memory_mb         INTEGER, -- that the function is configured with
+    billed_ms         INTEGER, -- as the platform bills
+    init_us           INTEGER,
+    requests          INTEGER, -- that the platform bills
+    tensor_bytes_in   INTEGER,
+    tensor_bytes_out  INTEGER,
+    bucket_puts       INTEGER,
+    bucket_gets       INTEGER
 );
 CREATE INDEX invocations_of_round ON invocations (round);
+
+-- Lives of the peer's process, which cost what its machine costs.
+CREATE TABLE sessions (
+    number        INTEGER PRIMARY KEY,
+    started_at_us INTEGER NOT NULL,
+    last_at_us    INTEGER NOT NULL, -- when it wrote something last
+    tariff        TEXT NOT NULL CHECK (json_valid(tariff)) -- the prices that applied
+);
 
 CREATE TABLE events (
     at_us  INTEGER NOT NULL,

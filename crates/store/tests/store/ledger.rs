@@ -3,8 +3,9 @@ use std::path::PathBuf;
 use ed25519_dalek::SigningKey;
 use peerless_protocol::{Contribution, Digest, PayloadRef, PeerId, SignedContribution, StateRef};
 use peerless_store::{
-    Batch, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals, LEDGER_VERSION,
-    Ledger, LedgerError, RefusalRecord, RoundRecord, RoundTimes, StateOrigin, StateRecord, UnitAttempt,
+    Batch, BillingRecord, ContributionRecord, EvaluationRecord, EventRecord, InvocationRecord, InvocationTotals,
+    LEDGER_VERSION, Ledger, LedgerError, RefusalRecord, RoundRecord, RoundTimes, SessionRecord, StateOrigin,
+    StateRecord, UnitAttempt,
 };
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -65,6 +66,7 @@ fn batch(number: u64) -> Batch {
         invocations: vec![invocation(1, "crashed"), invocation(2, "ok")],
         events: vec![event],
         refusals: Vec::new(),
+        alive: None,
     }
 }
 
@@ -278,4 +280,93 @@ fn a_ledger_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written() {
 fn a_new_ledger_keeps_all_signatures() {
     let directory = TempDir::new().unwrap();
     assert!(Ledger::open(&path(&directory)).unwrap().keeps_all_signatures().unwrap());
+}
+
+fn invocations(ledger: &Ledger) -> Vec<InvocationRecord> {
+    let mut found = Vec::new();
+    ledger.visit_invocations(|record| found.push(record)).unwrap();
+    found
+}
+
+#[test]
+fn sessions_and_what_was_billed_in_them_are_found_again() {
+    let directory = TempDir::new().unwrap();
+    let mut ledger = Ledger::open(&path(&directory)).unwrap();
+    assert_eq!(ledger.begin_session(100, r#"{"machine":null}"#).unwrap(), 1);
+    assert_eq!(ledger.begin_session(200, "{}").unwrap(), 2);
+    let billing = BillingRecord {
+        memory_mb: 1769,
+        billed_ms: 41,
+        init_us: 17_000,
+        requests: 1,
+        tensor_bytes_in: 4,
+        tensor_bytes_out: 5,
+        bucket_puts: 6,
+        bucket_gets: 7,
+    };
+    let record = InvocationRecord { session: Some(2), billing, ..batch(1).invocations[0].clone() };
+    let at = |at_us| Batch { alive: Some((2, at_us)), invocations: vec![record.clone()], ..Batch::default() };
+    ledger.record(&at(300)).unwrap();
+    ledger.record(&at(250)).unwrap();
+    assert_eq!(invocations(&ledger), [record.clone(), record]);
+    let session = |number, started_at_us, last_at_us, tariff: &str| SessionRecord {
+        number,
+        started_at_us,
+        last_at_us,
+        tariff: tariff.into(),
+    };
+    let expected = [session(1, 100, 100, r#"{"machine":null}"#), session(2, 200, 300, "{}")];
+    assert_eq!(ledger.sessions().unwrap(), expected, "a clock that was set back shortens no session");
+    assert!(ledger.begin_session(400, "no json").is_err());
+}
+
+/// Tables as version 2 made them.
+const VERSION_2: &str = include_str!("ledger_version_2.sql");
+
+#[test]
+fn invocations_of_old_ledgers_are_read_before_and_after_an_upgrade() {
+    for (version, tables) in [(1, VERSION_1), (2, VERSION_2)] {
+        let directory = TempDir::new().unwrap();
+        let connection = Connection::open(path(&directory)).unwrap();
+        connection.execute_batch(tables).unwrap();
+        if version == 2 {
+            connection.execute("INSERT INTO schema VALUES (2)", []).unwrap();
+        }
+        let row = "INSERT INTO invocations VALUES (7, 3, 2, 'gradient', 'process', '4711', 1, 'ok', 1, 11, 12, 13, 14,
+            15, 16, NULL)";
+        connection.execute(row, []).unwrap();
+        drop(connection);
+        let expected = InvocationRecord {
+            id: 7,
+            round: Some(3),
+            unit: Some(2),
+            kind: "gradient".into(),
+            platform: "process".into(),
+            function: "4711".into(),
+            cold: true,
+            outcome: "ok".into(),
+            attempt: 1,
+            started_at_us: 11,
+            duration_us: 12,
+            queue_us: 13,
+            peak_memory_bytes: 14,
+            bytes_in: 15,
+            bytes_out: 16,
+            ..InvocationRecord::default()
+        };
+        let reader = Ledger::open_read_only(&path(&directory)).unwrap();
+        assert_eq!(invocations(&reader), std::slice::from_ref(&expected), "version {version}");
+        assert_eq!(reader.sessions().unwrap(), []);
+
+        let mut writer = Ledger::open(&path(&directory)).unwrap();
+        assert_eq!(writer.begin_session(5, "{}").unwrap(), 1);
+        let new = InvocationRecord { id: 8, session: Some(1), ..expected.clone() };
+        let batch = Batch { invocations: vec![new.clone()], alive: Some((1, 6)), ..Batch::default() };
+        writer.record(&batch).unwrap();
+        assert_eq!(invocations(&writer), [expected, new], "version {version}");
+        assert_eq!(writer.keeps_all_signatures().unwrap(), version == 2);
+        drop(Ledger::open(&path(&directory)).unwrap());
+        // A reader that was open before the upgrade goes on.
+        assert_eq!(invocations(&reader).len(), 2);
+    }
 }
