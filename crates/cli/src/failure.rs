@@ -20,6 +20,8 @@ pub(crate) mod code {
     pub(crate) const VIOLATED: u8 = 7;
     /// A run is not what its records must be.
     pub(crate) const NOT_VERIFIED: u8 = 8;
+    /// The budget pays for no further round.
+    pub(crate) const BUDGET: u8 = 9;
     /// Ctrl-C or SIGTERM.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -36,6 +38,7 @@ Exit codes:
   6    peers ended with different states
   7    a simulated run violated an invariant
   8    a run did not pass verification
+  9    the budget is used up before the run is over
   130  interrupted";
 
 /// An error with an exit code and a hint. Its text and its causes are those of the error inside.

@@ -1,11 +1,13 @@
 //! The `peerless` command: trains one model on many peers with no server in the middle.
 
 mod commands;
+mod cost;
 mod data;
 mod failure;
 mod functions;
 mod logging;
 mod output;
+mod prices;
 mod process;
 mod runs;
 mod spec;
@@ -21,6 +23,7 @@ Examples:
   peerless train                      LeNet-5 on MNIST with 4 peers
   peerless train --help               everything that can be set
   peerless status                     the newest run
+  peerless cost --as lambda-x86:1769  what it would have cost on AWS Lambda
   peerless export -o model.safetensors
   peerless eval model.safetensors";
 
@@ -41,6 +44,8 @@ enum Command {
     Peer(Box<commands::peer::PeerArgs>),
     /// Show what the peers of a run are doing
     Status(commands::status::StatusArgs),
+    /// Show what a run costs, and what of that was of no use
+    Cost(commands::cost::CostArgs),
     /// Check a run from its ledgers and states, and recompute parts of it
     Verify(commands::verify::VerifyArgs),
     /// List the runs on this machine, or show one
@@ -67,6 +72,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(*args),
         Command::Peer(args) => commands::peer::run(*args),
         Command::Status(args) => commands::status::run(&args),
+        Command::Cost(args) => commands::cost::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Runs(args) => commands::runs::run(&args),
         Command::Export(args) => commands::export::run(&args),

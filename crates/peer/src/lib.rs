@@ -1,6 +1,7 @@
 //! A peer of a run: identity, transport, and the event loop that executes the protocol on a real
 //! machine.
 
+pub mod bill;
 pub mod data_path;
 mod engine;
 pub mod gateway;

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use peerless_functions::prices::{Money, Tariff};
 use peerless_functions::{ConfigError, FunctionPlatform, ProcessConfig, ProcessPool, TaskFailed};
 use peerless_protocol::{PeerId, RunId, StateRef, StopReason};
 use peerless_store::{LedgerError, StoreError};
 use thiserror::Error;
 
+use crate::bill::BillError;
 use crate::data_path::DataPathConfig;
 use crate::gateway::GatewayError;
 use crate::identity::IdentityError;
@@ -45,6 +47,11 @@ pub struct PeerOptions {
     /// Time between durable checkpoints. A crash of all peers at once costs at most this much work,
     /// and less where the newest states survive in shared memory.
     pub checkpoint_every: Duration,
+    /// What the peer's work and time cost.
+    pub tariff: Tariff,
+    /// Most that this peer may spend, over all its processes; it leaves before that is passed. `None` for no
+    /// limit.
+    pub budget: Option<Money>,
 }
 
 /// What runs a peer's functions.
@@ -107,6 +114,9 @@ pub enum PeerError {
     /// The ledger.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// What the ledger says about earlier sessions.
+    #[error(transparent)]
+    Bill(#[from] BillError),
     /// The status file.
     #[error(transparent)]
     Status(#[from] StatusError),

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use peerless_functions::prices::Money;
 use peerless_protocol::{Digest, FinishReason, PeerId, RunId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -81,6 +82,21 @@ impl From<DataPathSnapshot> for DataPathStatus {
     fn from(DataPathSnapshot { requests, bytes_in, bytes_out, refused }: DataPathSnapshot) -> Self {
         Self { requests, bytes_in, bytes_out, refused }
     }
+}
+
+/// What a peer has spent, over all its processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BillStatus {
+    /// For functions.
+    pub functions_usd: Money,
+    /// For the machine that the peer runs on.
+    pub peer_usd: Money,
+    /// Both.
+    pub spent_usd: Money,
+    /// Most that it may spend.
+    pub budget_usd: Option<Money>,
+    /// Whether it has left, or is leaving, because its budget pays for no more.
+    pub used_up: bool,
 }
 
 /// The result of an evaluation, for people.
@@ -180,6 +196,9 @@ pub struct PeerStatus {
     pub refusals: Vec<RefusalStatus>,
     /// Its functions.
     pub functions: FunctionsStatus,
+    /// What it has spent; `None` where nothing costs anything.
+    #[serde(default)]
+    pub bill: Option<BillStatus>,
     /// What made it end, if it failed.
     pub error: Option<String>,
     /// When this was written, in microseconds since the Unix epoch.

@@ -1,6 +1,7 @@
 //! One module per subcommand.
 
 pub(crate) mod bench;
+pub(crate) mod cost;
 pub(crate) mod data;
 pub(crate) mod eval;
 pub(crate) mod export;

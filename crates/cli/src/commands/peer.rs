@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
+use peerless_functions::prices::{Money, Price};
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
-use peerless_peer::status::{PeerStatus, Phase, unix_us};
+use peerless_peer::status::{BillStatus, PeerStatus, Phase, unix_us};
 use peerless_peer::ticket::{MAX_TICKET_PEERS, MAX_TICKET_RELAYS, MAX_TICKET_TEXT, Ticket, TicketError};
 use peerless_peer::transport::{BindError, RelayUrl};
 use peerless_peer::{PeerError, PeerOptions, fetch_spec, run_peer};
@@ -22,6 +23,7 @@ use super::train::create_run;
 use crate::failure::{Advise, advised, code};
 use crate::functions::{ForPeer, FunctionArgs};
 use crate::output::{self, Align, label, say, table};
+use crate::prices::PriceArgs;
 use crate::spec::SpecArgs;
 use crate::{data, logging, runs};
 
@@ -154,6 +156,11 @@ struct NodeArgs {
     end_with_parent: bool,
     #[command(flatten)]
     functions: FunctionArgs,
+    #[command(flatten)]
+    prices: PriceArgs,
+    /// Most that this peer may spend, in dollars, over all its processes: it leaves with a checkpoint before
+    #[arg(long, value_name = "DOLLARS", help_heading = "Money")]
+    budget: Option<Price>,
 }
 
 pub(crate) fn run(args: PeerArgs) -> anyhow::Result<()> {
@@ -168,6 +175,7 @@ pub(crate) fn run(args: PeerArgs) -> anyhow::Result<()> {
 fn start(args: StartArgs) -> anyhow::Result<()> {
     logging::start("info");
     args.node.check_addresses(&[])?;
+    args.node.prices.check(args.node.budget)?;
     let run = match RunDirectory::open(&args.run_dir) {
         Err(RunDirectoryError::NotARun { .. }) => create_run(&args.spec, Some(&args.run_dir))?,
         opened => same_run(opened?, &args.spec)?,
@@ -195,6 +203,7 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
     logging::start("info");
     let ticket = read_ticket(&args.ticket)?;
     args.node.check_addresses(ticket.relays())?;
+    args.node.prices.check(args.node.budget)?;
     let runtime = runtime()?;
     let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;
     let directory = args.dir.unwrap_or_else(|| runs::default_directory(&spec));
@@ -294,8 +303,20 @@ async fn take_part(
         data_path: Some(data_path),
         fallback: Some(fallback),
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
+        tariff: args.prices.tariff()?,
+        budget: args.budget.map(Money::from),
     };
+    let path = options.run.path().to_path_buf();
     let summary = run_peer(options, leave).await.map_err(explain)?;
+    if let Some(BillStatus { spent_usd, budget_usd: Some(budget), used_up: true, .. }) = summary.status.bill
+        && summary.phase != Phase::Finished
+    {
+        let steps = summary.status.steps;
+        let what =
+            anyhow::anyhow!("the budget of {budget} of peer {name} is used up after {steps} rounds: {spent_usd}");
+        let hint = format!("go on: peerless peer start --run-dir {} --name {name} --budget MORE", path.display());
+        return Err(advised(what, code::BUDGET, Some(hint)));
+    }
     let what = if summary.phase == Phase::Finished { "finished" } else { "left" };
     say(&format!("peer {name} {what} after {} rounds, state {}", summary.status.steps, summary.status.state_digest));
     Ok(())

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
+use peerless_functions::prices::Money;
 use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::{DivergenceStatus, PeerStatus, RefusalStatus, unix_us};
 use peerless_protocol::Digest;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::output::{self, Align, percent, table, thousands};
 use crate::runs::{self, LocalPeer};
+use crate::train::progress::cost;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,8 +57,19 @@ fn text(run: &RunDirectory, peers: &[LocalPeer]) -> String {
     }
     lines.extend([String::new(), peer_table(peers), String::new(), numerics(peers)]);
     lines.extend(agreement(peers));
+    lines.extend(bill(peers));
     lines.extend(peers.iter().flat_map(|peer| divergences(peer).into_iter().chain(refusals(peer))));
     lines.join("\n")
+}
+
+/// What the peers have spent.
+fn bill(peers: &[LocalPeer]) -> Option<String> {
+    let bills = || statuses(peers).filter_map(|status| status.bill);
+    let spent = bills().map(|bill| bill.spent_usd).reduce(|sum, spent| sum + spent)?;
+    let budget = bills().map(|bill| bill.budget_usd).sum::<Option<Money>>();
+    let used_up = bills().filter(|bill| bill.used_up).count();
+    let used_up = if used_up > 0 { format!("; the budget of {used_up} peers is used up") } else { String::new() };
+    Some(format!("{}{used_up}; `peerless cost` has the bill", cost(spent, budget)))
 }
 
 /// What a peer received and did not use.

@@ -5,14 +5,17 @@ use std::time::Instant;
 
 use anyhow::Context;
 use clap::Args;
+use peerless_functions::prices::{Money, Price};
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
 use peerless_peer::status::unix_us;
 use peerless_peer::ticket::JoinSecret;
 use peerless_training::Model;
 
+use crate::cost::{self, Bill, Projection};
 use crate::failure::{Advise, advised, code};
 use crate::functions::FunctionArgs;
 use crate::output::{self, label, say, thousands};
+use crate::prices::PriceArgs;
 use crate::spec::SpecArgs;
 use crate::train::fault::Fault;
 use crate::train::peers::{Exit, Launch, Peer, log_tail};
@@ -32,6 +35,7 @@ Examples:
   peerless train --rounds 200 --fault kill:1@10 --fault kill-function:2@15 --fault restart:1@40
   peerless train --run-dir runs/mine --rounds 500
   peerless train --resume runs/mine
+  peerless train --peer-price t2.large --budget 0.50
 
 Faults are ACTION:NUMBER@ROUND, due when the first peer has taken ROUND optimizer steps:
   kill:PEER@ROUND        kill -9 of a peer, counted from 1
@@ -69,19 +73,28 @@ pub(crate) struct TrainArgs {
     spec: SpecArgs,
     #[command(flatten)]
     functions: FunctionArgs,
+    #[command(flatten)]
+    prices: PriceArgs,
+    /// Most that the run may cost, in dollars, in equal shares for the peers: each leaves with a checkpoint before its
+    /// share is passed. Needs a price for something
+    #[arg(long, value_name = "DOLLARS", help_heading = "Money")]
+    budget: Option<Price>,
 }
 
 pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let start = Instant::now();
+    args.prices.check(args.budget)?;
     let (run, peers) = match &args.resume {
         Some(directory) => resume(&args, directory)?,
         None => create(&args)?,
     };
     let count = peers.len();
     check_faults(&args.fault, count)?;
-    let launch = launch(&args, &run, peers.iter().filter(|peer| peer.exit().is_none()).count())?;
+    let starting = peers.iter().filter(|peer| peer.exit().is_none()).count();
+    let launch = launch(&args, &run, starting, count)?;
     introduce(&run, count);
     let mut watch = Watch::new(run, launch, peers, args.fault);
+    watch.budget = args.budget.map(Money::from);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start the runtime")?;
     let outcome = runtime.block_on(async {
@@ -171,10 +184,16 @@ fn check_faults(faults: &[Fault], peers: usize) -> anyhow::Result<()> {
     }
 }
 
-fn launch(args: &TrainArgs, run: &RunDirectory, peers: usize) -> anyhow::Result<Launch> {
+/// `peers` are started, of `shares` that the run has.
+fn launch(args: &TrainArgs, run: &RunDirectory, peers: usize, shares: usize) -> anyhow::Result<Launch> {
     let program = std::env::current_exe().context("cannot find out where this program is")?;
     let mut flags = vec!["--expect".to_owned(), peers.saturating_sub(1).to_string()];
     flags.extend(args.functions.for_peer(peers));
+    flags.extend(args.prices.for_peer()?);
+    if let Some(budget) = args.budget {
+        let share = Money::from(budget).part(shares as u64).rounded_down();
+        flags.extend(["--budget".to_owned(), share.to_string()]);
+    }
     if let Some(seconds) = args.checkpoint_every {
         flags.extend(["--checkpoint-every".to_owned(), seconds.to_string()]);
     }
@@ -199,6 +218,7 @@ fn conclude(watch: &Watch, outcome: Outcome, start: Instant, json: bool) -> anyh
     match outcome {
         Outcome::Finished => free_memory(watch),
         Outcome::Interrupted => return Err(advised(anyhow::anyhow!("interrupted"), code::INTERRUPTED, hint)),
+        Outcome::BudgetUsedUp => return Err(budget_used_up(watch)),
         Outcome::Abandoned => {
             let reason = last_words(watch);
             return Err(advised(anyhow::anyhow!("no peer is left{reason}"), code::RUN_FAILED, hint));
@@ -215,6 +235,16 @@ fn conclude(watch: &Watch, outcome: Outcome, start: Instant, json: bool) -> anyh
     }
     label("warning", "different machines may compute different bits; `peerless status` shows the fingerprints");
     Err(anyhow::anyhow!("the finished peers have different states")).code(code::DIVERGED)
+}
+
+fn budget_used_up(watch: &Watch) -> anyhow::Error {
+    let directory = watch.run.path().display();
+    let bill = cost::read(&watch.run, &Projection::default()).map(|reading| Bill::of(&reading));
+    let spent = bill.map(|bill| format!("; {} is spent", bill.total.total())).unwrap_or_default();
+    let budget = watch.budget.map(|budget| format!(" of {budget}")).unwrap_or_default();
+    let what = anyhow::anyhow!("the budget{budget} is used up at round {}{spent}", thousands(watch.round()));
+    let hint = format!("go on: peerless train --resume {directory} with a larger --budget, or without one");
+    advised(what, code::BUDGET, Some(hint))
 }
 
 /// Peers that were killed and not started again still own shared memory, which nobody needs any more.

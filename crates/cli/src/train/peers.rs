@@ -41,6 +41,8 @@ pub(crate) enum Exit {
     Finished,
     /// It was asked to leave, and did with a checkpoint.
     Left,
+    /// With a checkpoint, as its budget pays for no more.
+    BudgetUsedUp,
     /// With an exit code.
     Code(i32),
     /// By a signal.
@@ -54,6 +56,7 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Finished => write!(f, "finished"),
             Self::Left => write!(f, "left"),
+            Self::BudgetUsedUp => write!(f, "budget used up"),
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(9) => write!(f, "killed"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
@@ -224,9 +227,15 @@ impl Peer {
             (_, _, Some(signal)) => Exit::Signal(signal),
             (Some(Phase::Finished), Some(0), _) => Exit::Finished,
             (Some(Phase::Left), Some(0), _) => Exit::Left,
+            (_, Some(code), _) if code == i32::from(code::BUDGET) => Exit::BudgetUsedUp,
+            (Some(Phase::Left), ..) if self.budget_used_up() => Exit::BudgetUsedUp,
             _ if matches!(self.process, Process::Attached(_)) => Exit::Gone,
             (_, code, None) => Exit::Code(code.unwrap_or_default()),
         }
+    }
+
+    fn budget_used_up(&self) -> bool {
+        self.status.as_ref().and_then(|status| status.bill).is_some_and(|bill| bill.used_up)
     }
 
     /// A status that cannot be read is looked at again later: to watch is never a reason to stop.

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use peerless_functions::prices::Money;
 
 use crate::output::{percent, say, thousands};
 
@@ -32,6 +33,10 @@ pub(crate) struct Sight {
     pub(crate) functions_busy: usize,
     /// Function processes.
     pub(crate) functions: usize,
+    /// What the run has cost so far, if anything costs anything.
+    pub(crate) spent: Option<Money>,
+    /// Most that it may cost.
+    pub(crate) budget: Option<Money>,
 }
 
 /// Draws the progress of a run.
@@ -130,12 +135,21 @@ fn describe(sight: &Sight, speed: Option<f64>) -> String {
     let speed = speed.map(|speed| format!("{} samples/s", thousands(speed as u64)));
     let peers = format!("peers {}/{}", sight.peers_alive, sight.peers);
     let functions = format!("functions {}/{} busy", sight.functions_busy, sight.functions);
-    let parts = [loss, accuracy, speed, Some(peers), Some(functions)];
+    let cost = sight.spent.map(|spent| cost(spent, sight.budget));
+    let parts = [loss, accuracy, speed, Some(peers), Some(functions), cost];
     parts.into_iter().flatten().collect::<Vec<_>>().join("  ")
+}
+
+/// What has been spent, to four digits behind the point.
+pub(crate) fn cost(spent: Money, budget: Option<Money>) -> String {
+    let budget = budget.map(|budget| format!(" of {budget:.4}")).unwrap_or_default();
+    format!("cost {spent:.4}{budget}")
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
     use super::*;
 
     #[test]
@@ -146,5 +160,8 @@ mod tests {
         let text = describe(&sight, Some(11_234.5));
         assert_eq!(text, "loss 0.5000  accuracy 98.70 %  11,234 samples/s  peers 3/4  functions 2/4 busy");
         assert!(text.len() < 80);
+        let dollars = |text: &str| Some(text.parse::<peerless_functions::prices::Price>().unwrap().into());
+        let sight = Sight { spent: dollars("0.01234"), budget: dollars("0.5"), peers: 4, ..Sight::default() };
+        assert_eq!(describe(&sight, None), "peers 0/4  functions 0/0 busy  cost $0.0123 of $0.5000");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use peerless_functions::prices::Money;
 use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::PeerStatus;
 use peerless_protocol::{Digest, FinishReason, PeerId, RunId};
@@ -10,6 +11,7 @@ use serde::Serialize;
 use super::events::Event;
 use super::peers::{Exit, Peer};
 use super::watch::Watch;
+use crate::cost::{self, Bill, Projection};
 use crate::output::{Align, percent, table, thousands};
 use crate::runs::{self, PeerTotals};
 
@@ -35,6 +37,7 @@ pub(crate) struct Summary {
     fingerprint: Option<Digest>,
     peers: Vec<PeerSummary>,
     functions: Functions,
+    cost: Cost,
     events: Vec<Event>,
     #[serde(skip)]
     test_samples: u32,
@@ -52,6 +55,17 @@ struct PeerSummary {
     backup_units: u64,
     refused: u64,
     exit: String,
+}
+
+/// What the run has cost since it began, by the ledgers that can be read.
+#[derive(Debug, Default, Serialize)]
+struct Cost {
+    total_usd: Money,
+    functions_usd: Money,
+    peers_usd: Money,
+    wasted_usd: Money,
+    wasted_share: f64,
+    budget_usd: Option<Money>,
 }
 
 /// The functions of all peers since the run began.
@@ -90,6 +104,7 @@ impl Summary {
             fingerprint: last.and_then(|status| status.fingerprint),
             peers,
             functions,
+            cost: cost(watch),
             events: watch.events.clone(),
             test_samples: spec.dataset.test_samples,
         }
@@ -130,6 +145,9 @@ impl Summary {
             thousands(failed),
             thousands(retried)
         ));
+        if self.cost.total_usd > Money::ZERO {
+            lines.push(format!("cost       {}", self.cost.text()));
+        }
         if let Some(digest) = self.state_digest {
             lines.push(format!("state      {digest}"));
             let same = self.finished().filter(|peer| peer.state_digest == self.state_digest).count();
@@ -178,6 +196,31 @@ impl Summary {
             ]
         };
         table(&columns, &self.peers.iter().map(row).collect::<Vec<_>>())
+    }
+}
+
+impl Cost {
+    fn text(&self) -> String {
+        let Self { total_usd, functions_usd, peers_usd, wasted_usd, wasted_share, budget_usd } = self;
+        let budget = budget_usd.map(|budget| format!(" of a budget of {budget}")).unwrap_or_default();
+        let wasted = percent(*wasted_share);
+        format!(
+            "{total_usd}{budget}: functions {functions_usd} ({wasted_usd} or {wasted} of no use), peers {peers_usd}"
+        )
+    }
+}
+
+fn cost(watch: &Watch) -> Cost {
+    // A summary without a bill is better than none; `peerless cost` says what cannot be read.
+    let Ok(reading) = cost::read(&watch.run, &Projection::default()) else { return Cost::default() };
+    let total = Bill::of(&reading).total;
+    Cost {
+        total_usd: total.total(),
+        functions_usd: total.charge.total(),
+        peers_usd: total.machine,
+        wasted_usd: total.wasted,
+        wasted_share: total.wasted_share(),
+        budget_usd: watch.budget,
     }
 }
 

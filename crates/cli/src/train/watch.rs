@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use peerless_functions::prices::Money;
 use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::{EvaluationStatus, PeerStatus, unix_us};
 use rustix::process::Signal;
@@ -26,6 +27,8 @@ pub(crate) enum Outcome {
     Finished,
     /// The peers were told to leave.
     Interrupted,
+    /// No peer is left, and none has the final state: the budgets of some pay for no more.
+    BudgetUsedUp,
     /// No peer is left, and none has the final state.
     Abandoned,
 }
@@ -40,6 +43,8 @@ pub(crate) struct Watch {
     /// steps that the run had then.
     pub(crate) training_since: Option<(u64, u64)>,
     launch: Launch,
+    /// Most that the run may cost.
+    pub(crate) budget: Option<Money>,
     faults: Vec<Fault>,
     progress: Progress,
     round: u64,
@@ -58,6 +63,7 @@ impl Watch {
             events: Vec::new(),
             training_since: None,
             launch,
+            budget: None,
             faults,
             progress,
             round: 0,
@@ -111,10 +117,17 @@ impl Watch {
         Ok(self.peers.iter().any(Peer::lives))
     }
 
+    /// Optimizer steps of the most advanced peer.
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+
     fn outcome(&self) -> Outcome {
-        match self.peers.iter().any(|peer| peer.exit() == Some(Exit::Finished)) {
+        let any = |exit: Exit| self.peers.iter().any(|peer| peer.exit() == Some(exit));
+        match any(Exit::Finished) {
             true => Outcome::Finished,
             false if self.interrupts > 0 => Outcome::Interrupted,
+            false if any(Exit::BudgetUsedUp) => Outcome::BudgetUsedUp,
             false => Outcome::Abandoned,
         }
     }
@@ -129,7 +142,7 @@ impl Watch {
     fn ended(&mut self, index: usize, exit: Exit) -> anyhow::Result<()> {
         let kind = match exit {
             Exit::Finished => Kind::PeerFinished,
-            Exit::Left => Kind::PeerLeft,
+            Exit::Left | Exit::BudgetUsedUp => Kind::PeerLeft,
             Exit::Code(_) | Exit::Signal(_) | Exit::Gone => Kind::PeerDied,
         };
         self.event(kind, Some(index), exit.to_string());
@@ -263,6 +276,7 @@ impl Watch {
         let active = || self.peers.iter().filter(|peer| peer.lives() && !peer.stopped);
         let statuses: Vec<&PeerStatus> = active().filter_map(|peer| peer.status.as_ref()).collect();
         let newest = self.peers.iter().filter_map(|peer| peer.status.as_ref()).max_by_key(|status| status.round);
+        let bills = || self.peers.iter().filter_map(|peer| peer.status.as_ref()?.bill);
         let functions = || statuses.iter().flat_map(|status| &status.functions.processes);
         Sight {
             round: self.round,
@@ -272,6 +286,8 @@ impl Watch {
             peers: self.peers.len(),
             functions_busy: functions().filter(|function| function.busy).count(),
             functions: functions().count(),
+            spent: bills().map(|bill| bill.spent_usd).reduce(|sum, spent| sum + spent),
+            budget: self.budget,
         }
     }
 

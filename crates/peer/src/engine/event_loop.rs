@@ -13,11 +13,12 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::MissedTickBehavior;
 
+use super::accounts::{self, Accounts};
 use super::blobs::Blobs;
 use super::clock::{Clock, RoundClock};
 use super::discovery::Discovery;
 use super::functions::Functions;
-use super::journal::{Journal, event_record, invocation_record, numerics_record};
+use super::journal::{Journal, event_record, invocation_records, numerics_record};
 use super::refusals::{self, Refusals};
 use super::reporter::Reporter;
 use super::storage::{Applied, Storage};
@@ -64,6 +65,7 @@ pub(super) struct Parts {
     pub transport: Arc<PeerTransport>,
     pub storage: Storage,
     pub functions: Arc<Functions>,
+    pub accounts: Arc<Accounts>,
     pub blobs: Arc<Blobs>,
     pub journal: Journal,
     pub reporter: Reporter,
@@ -137,8 +139,15 @@ impl EventLoop {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut describe = tokio::time::interval(FUNCTIONS_EVERY);
         describe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut money = tokio::time::interval(accounts::LOOK_EVERY);
+        money.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.feed(Input::Tick).await?;
         while self.over.is_none() {
+            if !left && self.parts.accounts.is_used_up() {
+                left = true;
+                self.leave_for_budget().await?;
+                continue;
+            }
             let now = self.parts.clock.now();
             let wake = self.parts.node.deadline().unwrap_or(now);
             tokio::select! {
@@ -146,6 +155,7 @@ impl EventLoop {
                 Some(event) = events.recv() => self.transport_event(event).await?,
                 () = tokio::time::sleep_until(self.parts.clock.instant(wake).into()) => self.feed(Input::Tick).await?,
                 _ = describe.tick() => self.update_functions(),
+                _ = money.tick() => { self.parts.accounts.look(); }
                 () = &mut leave, if !left => {
                     left = true;
                     tracing::info!("asked to leave");
@@ -155,6 +165,19 @@ impl EventLoop {
             }
         }
         self.over.take().unwrap_or(Ok(()))
+    }
+
+    async fn leave_for_budget(&mut self) -> Result<(), PeerError> {
+        let round = self.parts.node.state().state.round;
+        tracing::info!(round, "the budget does not pay for more; leaving with a checkpoint");
+        self.events.push(self.parts.accounts.used_up_event(round, unix_us()));
+        self.feed(Input::Leave).await
+    }
+
+    /// Ends the functions, so that what was at work is metered, too.
+    pub async fn stop_functions(&mut self) {
+        self.computing.drain(..).for_each(|task| task.abort());
+        self.parts.functions.shutdown().await;
     }
 
     /// Ends what is under way and returns the parts for the clean-up.
@@ -358,6 +381,9 @@ impl EventLoop {
         self.computing.drain(..).for_each(|task| task.abort());
         self.adopt(from);
         self.round = RoundClock::start();
+        let units = RoundPlan::new(self.parts.run.spec(), from.round).total();
+        let peers = 1 + self.parts.node.neighbours().count();
+        self.parts.accounts.begin_round(units.div_ceil(u32::try_from(peers).unwrap_or(u32::MAX)));
         self.parts.reporter.update(|status| {
             status.training_since_unix_us.get_or_insert_with(unix_us);
         });
@@ -375,6 +401,9 @@ impl EventLoop {
     }
 
     fn compute(&mut self, from: StateRef, unit: u32, kind: UnitKind) {
+        if self.parts.accounts.is_used_up() {
+            return;
+        }
         if self.parts.stored.reference != from {
             let cause = PeerError::StateGone { wanted: from }.to_string();
             let failed = Done::Input(Input::UnitFailed { from, unit, cause });
@@ -496,22 +525,9 @@ impl EventLoop {
 
     /// Invocations and events that wait to be written.
     fn pending(&mut self) -> Batch {
-        let spec = self.parts.run.spec();
-        let kind = |record: &peerless_functions::InvocationRecord| match record.work {
-            peerless_functions::WorkLabel::Unit { round, unit } => match RoundPlan::new(spec, round).kind(unit) {
-                UnitKind::Gradient => "gradient",
-                UnitKind::Evaluation => "evaluation",
-            },
-            peerless_functions::WorkLabel::Initialise => "initialise",
-            peerless_functions::WorkLabel::Ping => "ping",
-        };
-        let records = self.parts.functions.take_records();
-        let invocations = records.into_iter().map(|record| {
-            let kind = kind(&record);
-            invocation_record(record, kind)
-        });
+        let records = self.parts.accounts.take_records();
         Batch {
-            invocations: invocations.collect(),
+            invocations: invocation_records(records, self.parts.run.spec(), self.parts.journal.session()),
             events: std::mem::take(&mut self.events),
             refusals: self.refusals.take_records(),
             ..Batch::default()
@@ -588,6 +604,7 @@ impl EventLoop {
         let backups = u64::from(self.round.backups);
         let neighbours = self.parts.node.neighbours().count();
         let refusals = &self.refusals;
+        let bill = self.parts.accounts.status();
         let reporter = &self.parts.reporter;
         let change = |status: &mut crate::status::PeerStatus| {
             super::describe(status, &applied.header, applied.meta.state.digest);
@@ -595,6 +612,7 @@ impl EventLoop {
             status.contributions += contributions;
             status.backup_units += backups;
             status.neighbours = neighbours;
+            status.bill = bill;
             refusals.describe(status);
         };
         if self.status_written.elapsed() >= STATUS_EVERY || applied.meta.finished {
@@ -612,6 +630,7 @@ impl EventLoop {
         let functions = functions_status(&self.parts.functions);
         self.parts.reporter.update(|status| {
             status.functions = functions;
+            status.bill = self.parts.accounts.status();
             self.refusals.describe(status);
             status.updated_unix_us = unix_us();
         });

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use peerless_functions::{FunctionPlatform, InvocationRecord, PlatformSnapshot, RetryPolicy, Retrying};
+use peerless_functions::{FunctionPlatform, Meter, PlatformSnapshot, RetryPolicy, Retrying};
 use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Place, Task, Work};
 use peerless_protocol::{Digest, Input, Layout, PeerId, RunId, RunSpec, StateRef, UnitKind};
 use peerless_store::StoredState;
@@ -20,7 +20,6 @@ pub(super) struct Functions {
     retrying: Retrying<Arc<dyn FunctionPlatform>>,
     /// How tensors reach functions that do not see this peer's files.
     data_path: Option<Arc<dyn DataPath>>,
-    records: Arc<Mutex<Vec<InvocationRecord>>>,
     spec: RunSpec,
     run: RunId,
     next: AtomicU64,
@@ -40,21 +39,14 @@ impl Functions {
         data_path: Option<Arc<dyn DataPath>>,
         spec: RunSpec,
         me: PeerId,
+        meter: Arc<dyn Meter>,
     ) -> Self {
-        let records: Arc<Mutex<Vec<InvocationRecord>>> = Arc::default();
-        let sink = Arc::clone(&records);
-        let meter = move |record| sink.lock().unwrap_or_else(PoisonError::into_inner).push(record);
         let mut seed = [0; 8];
         seed.copy_from_slice(&me.0[..8]);
         let policy = RetryPolicy { seed: u64::from_le_bytes(seed), ..RetryPolicy::default() };
-        let retrying = Retrying::new(platform, policy, Arc::new(meter));
+        let retrying = Retrying::new(platform, policy, meter);
         let run = spec.id();
-        Self { retrying, data_path, records, spec, run, next: AtomicU64::new(1) }
-    }
-
-    /// The records of the invocations that ended since the last call.
-    pub fn take_records(&self) -> Vec<InvocationRecord> {
-        std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner))
+        Self { retrying, data_path, spec, run, next: AtomicU64::new(1) }
     }
 
     /// Most functions at work at the same time.

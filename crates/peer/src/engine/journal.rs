@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use peerless_protocol::{Digest, Event};
-use peerless_store::{Batch, EventRecord, InvocationRecord, Ledger, LedgerError, ledger_path};
+use peerless_functions::prices::Tariff;
+use peerless_protocol::{Digest, Event, RoundPlan, RunSpec, UnitKind};
+use peerless_store::{Batch, BillingRecord, EventRecord, InvocationRecord, Ledger, LedgerError, ledger_path};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use crate::options::PeerError;
+use crate::status::unix_us;
 
 /// Batches that wait for the disk; a peer whose disk is slower than its rounds waits for it then.
 const QUEUE: usize = 256;
@@ -16,15 +18,18 @@ const QUEUE: usize = 256;
 /// Takes records and writes them on a thread of its own.
 pub(super) struct Journal {
     sender: mpsc::Sender<Batch>,
+    /// Number of this life of the process in the ledger.
+    session: u64,
     /// Taken when the thread is joined.
     thread: Option<JoinHandle<Result<(), LedgerError>>>,
 }
 
 impl Journal {
     /// Opens the ledger in a peer's directory a second time: the store's own connection is on the
-    /// thread that the rounds wait for.
-    pub fn open(directory: &Path) -> Result<Self, PeerError> {
+    /// thread that the rounds wait for. Begins a session with this tariff.
+    pub fn open(directory: &Path, tariff: &Tariff) -> Result<Self, PeerError> {
         let mut ledger = Ledger::open(&ledger_path(directory))?;
+        let session = ledger.begin_session(unix_us(), &json!(tariff).to_string())?;
         let (sender, mut batches) = mpsc::channel(QUEUE);
         let write_all = move || {
             while let Some(batch) = batches.blocking_recv() {
@@ -34,14 +39,20 @@ impl Journal {
         };
         let thread = std::thread::Builder::new().name("ledger".into()).spawn(write_all);
         let thread = thread.map_err(|_| PeerError::Thread("ledger"))?;
-        Ok(Self { sender, thread: Some(thread) })
+        Ok(Self { sender, session, thread: Some(thread) })
     }
 
-    /// Hands over a batch.
+    /// Number of the session.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Hands over a batch. It also says that the session goes on.
     ///
     /// # Errors
     /// The error that ended the writing thread, such as a full disk.
     pub async fn record(&mut self, batch: Batch) -> Result<(), PeerError> {
+        let batch = Batch { alive: Some((self.session, unix_us())), ..batch };
         if self.sender.send(batch).await.is_ok() {
             return Ok(());
         }
@@ -92,8 +103,25 @@ pub(super) fn numerics_record(fingerprint: Digest, round: u64, at_us: u64) -> Ev
     EventRecord { at_us, round: Some(round), kind: "numerics".into(), detail }
 }
 
-/// The ledger's form of an invocation.
-pub(super) fn invocation_record(record: peerless_functions::InvocationRecord, kind: &str) -> InvocationRecord {
+/// The ledger's form of invocations.
+pub(super) fn invocation_records(
+    records: Vec<peerless_functions::InvocationRecord>,
+    spec: &RunSpec,
+    session: u64,
+) -> Vec<InvocationRecord> {
+    use peerless_functions::WorkLabel;
+    let kind = |work: WorkLabel| match work {
+        WorkLabel::Unit { round, unit } => match RoundPlan::new(spec, round).kind(unit) {
+            UnitKind::Gradient => "gradient",
+            UnitKind::Evaluation => "evaluation",
+        },
+        WorkLabel::Initialise => "initialise",
+        WorkLabel::Ping => "ping",
+    };
+    records.into_iter().map(|record| invocation_record(&record, kind(record.work), session)).collect()
+}
+
+fn invocation_record(record: &peerless_functions::InvocationRecord, kind: &str, session: u64) -> InvocationRecord {
     use peerless_functions::{Outcome, WorkLabel};
     let (round, unit) = match record.work {
         WorkLabel::Unit { round, unit } => (Some(round), Some(unit)),
@@ -105,6 +133,7 @@ pub(super) fn invocation_record(record: peerless_functions::InvocationRecord, ki
         Outcome::Failed(error) => (error.class(), Some(error.to_string())),
     };
     let metering = record.metering;
+    let billing = metering.billing;
     InvocationRecord {
         id: record.invocation,
         round,
@@ -122,5 +151,16 @@ pub(super) fn invocation_record(record: peerless_functions::InvocationRecord, ki
         bytes_in: metering.bytes_in,
         bytes_out: metering.bytes_out,
         error,
+        session: Some(session),
+        billing: BillingRecord {
+            memory_mb: billing.memory_mb,
+            billed_ms: billing.billed_ms,
+            init_us: billing.init_us,
+            requests: billing.requests,
+            tensor_bytes_in: billing.tensor_bytes_in,
+            tensor_bytes_out: billing.tensor_bytes_out,
+            bucket_puts: billing.bucket_puts,
+            bucket_gets: billing.bucket_gets,
+        },
     }
 }

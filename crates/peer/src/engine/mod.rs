@@ -1,5 +1,6 @@
 //! A running peer: the protocol's effects on a real machine.
 
+mod accounts;
 mod blobs;
 mod clock;
 mod discovery;
@@ -15,19 +16,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerless_functions::{Fallback, FunctionPlatform, ProcessPool};
-use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, StateHeader};
-use peerless_store::{Opened, PayloadFormat, State, StateOrigin, Store, StoreError, StoredState};
+use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, RunSpec, StateHeader};
+use peerless_store::{
+    Batch, EventRecord, Opened, PayloadFormat, Resumed, State, StateOrigin, Store, StoreError, StoredState,
+};
 
 use crate::data_path::{DataPath, OverNetwork};
 use crate::identity::Identity;
 use crate::options::{PeerError, PeerOptions, PeerSummary};
 use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION, unix_us};
 use crate::transport::{self, Admission, Config as TransportConfig, Transport};
+use accounts::Accounts;
 use blobs::Blobs;
 use clock::Clock;
 use event_loop::{EventLoop, Parts, evaluation_status, functions_status, write_checkpoint};
 use functions::{Functions, Prepared};
-use journal::Journal;
+use journal::{Journal, invocation_records};
 use reporter::Reporter;
 use storage::{Storage, meta};
 
@@ -85,8 +89,42 @@ async fn run_opened(
     );
     let spec = options.run.spec().clone();
     let (platform, data_path) = platform(&options).await?;
-    let functions = Arc::new(Functions::new(platform, data_path, spec.clone(), identity.peer_id()));
-    let prepared = functions.prepare(&store.tensors.initial_output()).await?;
+    let platform_of_bill = (platform.name(), platform.concurrency());
+    let accounts = Accounts::open(directory, options.tariff.clone(), options.budget, platform_of_bill)?;
+    let accounts = Arc::new(accounts);
+    reporter.update(|status| status.bill = accounts.status());
+    if accounts.is_used_up() {
+        tracing::info!("the budget was used up before");
+        return keep_newest(store, resumed, directory).await;
+    }
+    let journal = Journal::open(directory, accounts.tariff())?;
+    let functions = Arc::new(Functions::new(platform, data_path, spec.clone(), identity.peer_id(), accounts.clone()));
+    let output = store.tensors.initial_output();
+    let prepared = tokio::select! {
+        biased;
+        () = accounts.until_used_up() => None,
+        prepared = functions.prepare(&output) => Some(prepared),
+    };
+    let prepared = match prepared {
+        Some(Ok(prepared)) => prepared,
+        // What it took so far is written down, whatever came of it.
+        Some(Err(error)) => {
+            functions.shutdown().await;
+            if let Err(unrecorded) = record_early(journal, &accounts, &spec, Vec::new()).await {
+                tracing::warn!(error = %unrecorded, "what the functions did is not in the ledger");
+            }
+            return Err(error);
+        }
+        None => {
+            functions.shutdown().await;
+            let round = resumed.as_ref().map_or(0, |resumed| resumed.state.header.round);
+            let kept = keep_newest(store, resumed, directory).await;
+            let events = vec![accounts.used_up_event(round, unix_us())];
+            let recorded = record_early(journal, &accounts, &spec, events).await;
+            reporter.update(|status| status.bill = accounts.status());
+            return kept.and(recorded);
+        }
+    };
     let fingerprint = prepared.fingerprint;
     tracing::info!(fingerprint = %fingerprint, "numerics fingerprint of this peer's functions");
     let (state, stored) = match resumed {
@@ -132,7 +170,6 @@ async fn run_opened(
         describe(status, &state.header, stored.reference.digest);
         status.updated_unix_us = unix_us();
     });
-    let journal = Journal::open(directory)?;
     let storage = Storage::start(store, state, stored.clone(), blobs.clone())?;
     let parts = Parts {
         node,
@@ -140,6 +177,7 @@ async fn run_opened(
         transport,
         storage,
         functions,
+        accounts,
         blobs,
         journal,
         reporter: reporter.clone(),
@@ -151,6 +189,7 @@ async fn run_opened(
     };
     let mut event_loop = EventLoop::new(parts);
     let outcome = event_loop.run(events, leave).await;
+    event_loop.stop_functions().await;
     let flushed = event_loop.flush().await;
     let closed = close(event_loop, tensor_directory(directory)).await;
     outcome.and(flushed).and(closed)
@@ -170,6 +209,27 @@ async fn platform(options: &PeerOptions) -> Result<(Arc<dyn FunctionPlatform>, O
         None => Arc::new(platform),
     };
     Ok((platform, Some(data_path)))
+}
+
+/// Writes down what a session came to that ended before its first round.
+async fn record_early(
+    mut journal: Journal,
+    accounts: &Accounts,
+    spec: &RunSpec,
+    events: Vec<EventRecord>,
+) -> Result<(), PeerError> {
+    let invocations = invocation_records(accounts.take_records(), spec, journal.session());
+    journal.record(Batch { invocations, events, ..Batch::default() }).await?;
+    journal.close().await
+}
+
+/// Ends without having begun: the newest state goes from shared memory into a checkpoint.
+async fn keep_newest(store: Store, resumed: Option<Resumed>, directory: &Path) -> Result<(), PeerError> {
+    let Some(Resumed { state, stored, .. }) = resumed else { return Ok(()) };
+    let storage = Storage::start(store, state, stored, Arc::default())?;
+    write_checkpoint(storage.clone()).await?;
+    let tensors = tensor_directory(directory);
+    storage.run(move |_| remove_tensors(&tensors)).await
 }
 
 fn remove_tensors(tensors: &Path) {
@@ -196,10 +256,9 @@ pub fn release_tensors(peer_directory: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Ends in order: the functions, the goodbye to others, the last checkpoint, the ledger.
+/// Ends in order: the goodbye to others, the last checkpoint, the ledger.
 async fn close(event_loop: EventLoop, tensors: PathBuf) -> Result<(), PeerError> {
-    let parts = event_loop.close().await;
-    parts.functions.shutdown().await;
+    let mut parts = event_loop.close().await;
     parts.reporter.update(|status| status.functions = functions_status(&parts.functions));
     parts.transport.shutdown().await;
     let mut checkpointed = write_checkpoint(parts.storage.clone()).await;
@@ -209,8 +268,11 @@ async fn close(event_loop: EventLoop, tensors: PathBuf) -> Result<(), PeerError>
         checkpointed = parts.storage.run(move |_| remove_tensors(&tensors)).await;
     }
     drop(parts.storage);
+    // The machine was paid until now.
+    let recorded = parts.journal.record(Batch::default()).await;
+    parts.reporter.update(|status| status.bill = parts.accounts.status());
     let closed = parts.journal.close().await;
-    checkpointed.and(closed)
+    checkpointed.and(recorded).and(closed)
 }
 
 fn initial_state(store: &mut Store, prepared: Prepared) -> Result<(State, StoredState), PeerError> {
@@ -246,6 +308,7 @@ fn starting(options: &PeerOptions, peer: PeerId) -> PeerStatus {
         refused: 0,
         refusals: Vec::new(),
         functions: FunctionsStatus::default(),
+        bill: None,
         error: None,
         updated_unix_us: unix_us(),
         training_since_unix_us: None,

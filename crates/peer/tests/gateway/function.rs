@@ -102,7 +102,7 @@ impl FunctionPlatform for Elsewhere {
                 _ => tokio::task::spawn_blocking(move || self::work(&task, mischief, &seen)).await.unwrap(),
             };
             let recorded = outcome.clone().map_or_else(Outcome::Failed, |_| Outcome::Succeeded);
-            let (platform, attempt, metering) = ("elsewhere", call.attempt, metering());
+            let (platform, attempt, metering) = ("elsewhere", call.attempt, Metering::default());
             call.meter.record(InvocationRecord { invocation, work, platform, attempt, outcome: recorded, metering });
             Ok(Invocation { output: outcome?, metering })
         })
@@ -114,20 +114,6 @@ impl FunctionPlatform for Elsewhere {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
-    }
-}
-
-fn metering() -> Metering {
-    Metering {
-        function: None,
-        cold: false,
-        started_unix_us: 0,
-        queue_us: 0,
-        duration_us: 0,
-        compute_us: 0,
-        peak_memory_bytes: 0,
-        bytes_in: 0,
-        bytes_out: 0,
     }
 }
 

@@ -32,6 +32,8 @@ async fn run(folder: &Path, functions: Elsewhere, gateway: bool) -> Result<PeerS
         data_path: gateway.then(|| DataPathConfig::Gateway(GatewayConfig::new(listen))),
         fallback: None,
         checkpoint_every: Duration::from_secs(60),
+        tariff: Default::default(),
+        budget: None,
     };
     run_peer(options, std::future::pending()).await
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use peerless_functions::ProcessConfig;
+use peerless_functions::prices::Tariff;
 use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::{PeerStatus, unix_us};
 use peerless_peer::ticket::{JoinSecret, Ticket};
@@ -65,6 +66,8 @@ async fn take_part(orders: Orders) {
         data_path: None,
         fallback: None,
         checkpoint_every: Duration::from_secs(60),
+        tariff: Tariff::default(),
+        budget: None,
     };
     let tickets = tokio::spawn(leave_ticket(run, orders.directory, orders.relays));
     let summary = run_peer(options, std::future::pending()).await;

@@ -1,0 +1,108 @@
+//! What the records of a peer's ledger cost, by the tariffs that were in force.
+
+use peerless_functions::prices::{Charge, Money, Tariff, Usage};
+use peerless_store::{InvocationRecord, Ledger, LedgerError};
+use thiserror::Error;
+
+/// A ledger that cannot be priced.
+#[derive(Debug, Error)]
+pub enum BillError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The tariff of a session is none.
+    #[error("the tariff of session {number} is damaged: {reason}")]
+    Tariff {
+        /// The session.
+        number: u64,
+        /// What is wrong.
+        reason: serde_json::Error,
+    },
+}
+
+/// One life of the peer's process, with the prices that applied to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Its number.
+    pub number: u64,
+    /// When it began, in microseconds since the Unix epoch.
+    pub started_at_us: u64,
+    /// When it wrote something last.
+    pub last_at_us: u64,
+    /// The prices.
+    pub tariff: Tariff,
+}
+
+impl Session {
+    /// How long it has lasted as far as it is known, in microseconds.
+    pub fn length_us(&self) -> u64 {
+        self.last_at_us.saturating_sub(self.started_at_us)
+    }
+}
+
+/// The sessions of a peer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sessions {
+    sessions: Vec<Session>,
+    /// For what was recorded before ledgers kept sessions.
+    before: Tariff,
+}
+
+impl Sessions {
+    /// Those of a ledger.
+    ///
+    /// # Errors
+    /// [`BillError`].
+    pub fn read(ledger: &Ledger) -> Result<Self, BillError> {
+        let session = |record: peerless_store::SessionRecord| {
+            let peerless_store::SessionRecord { number, started_at_us, last_at_us, tariff } = record;
+            let tariff = serde_json::from_str(&tariff).map_err(|reason| BillError::Tariff { number, reason })?;
+            Ok(Session { number, started_at_us, last_at_us, tariff })
+        };
+        let sessions = ledger.sessions()?.into_iter().map(session).collect::<Result<_, BillError>>()?;
+        Ok(Self { sessions, before: Tariff::default() })
+    }
+
+    /// The sessions, by number.
+    pub fn all(&self) -> &[Session] {
+        &self.sessions
+    }
+
+    /// Changes all tariffs, also that of what was recorded before ledgers kept sessions.
+    pub fn amend(&mut self, mut change: impl FnMut(&mut Tariff)) {
+        self.sessions.iter_mut().for_each(|session| change(&mut session.tariff));
+        change(&mut self.before);
+    }
+
+    /// The prices that applied to an invocation.
+    pub fn tariff(&self, invocation: &InvocationRecord) -> &Tariff {
+        let session = invocation.session.and_then(|number| {
+            let index = self.sessions.binary_search_by_key(&number, |session| session.number).ok()?;
+            self.sessions.get(index)
+        });
+        session.map_or(&self.before, |session| &session.tariff)
+    }
+
+    /// What an invocation costs.
+    pub fn charge(&self, invocation: &InvocationRecord) -> Charge {
+        self.tariff(invocation).charge(&invocation.platform, &usage(invocation))
+    }
+
+    /// What the peer's machine costs, over all sessions.
+    pub fn machine_time(&self) -> Money {
+        self.sessions.iter().map(|session| session.tariff.machine_time(session.length_us())).sum()
+    }
+}
+
+fn usage(record: &InvocationRecord) -> Usage {
+    let billing = record.billing;
+    Usage {
+        memory_mb: billing.memory_mb,
+        billed_ms: billing.billed_ms,
+        requests: billing.requests,
+        duration_us: record.duration_us,
+        tensor_bytes_out: billing.tensor_bytes_out,
+        bucket_puts: billing.bucket_puts,
+        bucket_gets: billing.bucket_gets,
+    }
+}
