@@ -25,14 +25,14 @@ fn pico(dollars: &Value) -> u64 {
 #[test]
 fn no_limit_is_passed_and_what_was_stopped_ends_with_the_same_state() {
     let place = Workplace::for_training();
-    for (run, limit) in [("small", 40_000_000_u64), ("middle", 80_000_000), ("large", 120_000_000)] {
+    for (run, limit) in [("small", 60_000_000_u64), ("middle", 90_000_000), ("large", 130_000_000)] {
         let budget = format!("0.{limit:012}");
         let limited = [&["train", "--peers", "2", "--run-dir", run, "--budget", &budget], &ROUNDS[..], &PRICE].concat();
         let stopped = place.run(&limited);
         stopped.failed(9, &["the budget of $0.0", "is used up at round", "peerless train --resume"]);
         let before = spent(&place, run);
         assert!(before <= limit, "{run}: {before} of {limit} picodollars");
-        assert!(before >= limit / 4, "{run}: only {before} of {limit} picodollars were used");
+        assert!(before >= limit / 10, "{run}: only {before} of {limit} picodollars were used");
         // The same budget pays for nothing more, and nothing more is spent.
         let again = [&["train", "--resume", run, "--budget", &budget], &PRICE[..]].concat();
         place.run(&again).failed(9, &["is used up"]);
@@ -65,7 +65,7 @@ fn the_others_take_over_the_work_of_a_peer_whose_budget_is_used_up() {
         let peer = ["peer", "start", "--run-dir", "run", "--name", name, "--functions", "1", "--expect", "1"];
         place.start(place.command(&[&peer[..], &ROUNDS, &PRICE, more].concat()))
     };
-    let poor = start("poor", &["--budget", "0.00003"]);
+    let poor = start("poor", &["--budget", "0.00004"]);
     wait_until("the run is made", || place.path().join("run/run.json").exists());
     let rich = start("rich", &[]);
     let poor = poor.wait();
@@ -77,7 +77,7 @@ fn the_others_take_over_the_work_of_a_peer_whose_budget_is_used_up() {
     let bill = place.run(&["cost", "run", "--json", "--by", "peer"]).json();
     let line = |name: &str| bill["by_peer"].as_array().unwrap().iter().find(|line| line["peer"] == name).unwrap();
     let (poor, rich) = (pico(&line("poor")["total_usd"]), pico(&line("rich")["total_usd"]));
-    assert!(poor <= 30_000_000, "{poor} picodollars");
+    assert!(poor <= 40_000_000, "{poor} picodollars");
     assert!(rich > poor, "{rich} picodollars");
     assert!(place.events("run", "poor").contains(&"budget-used-up".to_owned()));
 }

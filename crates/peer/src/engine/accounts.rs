@@ -23,8 +23,11 @@ use crate::status::BillStatus;
 
 /// Time that the machine may cost after the decision to leave.
 const CLOSING: Duration = Duration::from_secs(2);
-/// Time that all functions may cost after the decision to leave.
+/// Time that all functions may cost after the decision to leave, where the machine is not busier than that.
 const REACTION: Duration = Duration::from_millis(250);
+/// How many times the longest gap between two looks stopping the functions may take: the decision, its way
+/// through the event loop, the signal and the function's death each wait for a core as a look does.
+const GAPS: u32 = 8;
 /// Rounds and calls that the next ones are expected to be like.
 const REMEMBERED: usize = 64;
 /// Time between two looks at what is under way.
@@ -60,6 +63,9 @@ struct Books {
     /// What had been spent at the beginning of the round.
     at_boundary: Option<Money>,
     used_up: bool,
+    looked: Option<Instant>,
+    /// Longest time between two looks.
+    longest_gap: Duration,
 }
 
 impl Accounts {
@@ -105,6 +111,9 @@ impl Accounts {
     pub fn look(&self) -> bool {
         let Some(budget) = self.budget else { return false };
         let mut books = self.books();
+        if let Some(last) = books.looked.replace(Instant::now()) {
+            books.longest_gap = books.longest_gap.max(last.elapsed());
+        }
         books.used_up |= self.committed(&books) > budget;
         books.used_up
     }
@@ -164,13 +173,14 @@ impl Accounts {
     /// What has been spent, and what will be if the peer leaves now.
     fn committed(&self, books: &Books) -> Money {
         let dearest = books.calls.iter().max().copied().unwrap_or_default();
+        let reaction = REACTION.max(books.longest_gap * GAPS);
         let call = |since: &Instant| match books.bills_itself {
             true => dearest,
-            false => self.as_if(since.elapsed() + REACTION),
+            false => self.as_if(since.elapsed() + reaction),
         };
         let at_work: Money = books.at_work.values().map(call).sum();
         // Those that begin before the decision is known.
-        let beginning = self.as_if(REACTION).times(self.platform.1.saturating_sub(books.at_work.len()) as u64);
+        let beginning = self.as_if(reaction).times(self.platform.1.saturating_sub(books.at_work.len()) as u64);
         self.spent(books) + at_work + beginning + self.tariff.machine_time(micros(CLOSING))
     }
 
