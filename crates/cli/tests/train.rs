@@ -223,6 +223,7 @@ fn the_summary_has_all_documented_fields() {
         "fingerprint",
         "peers",
         "functions",
+        "cost",
         "events",
     ];
     let has = |value: &Value, fields: &[&str]| {
