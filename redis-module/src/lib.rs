@@ -9,6 +9,7 @@
 
 mod aggregate;
 mod arguments;
+mod digest;
 mod error;
 mod keys;
 mod registration;

@@ -4,7 +4,7 @@
 use redis_module::alloc::RedisAlloc;
 use redis_module::redis_module;
 
-use crate::{aggregate, step};
+use crate::{aggregate, digest, step};
 
 redis_module! {
     name: "peerless",
@@ -19,6 +19,7 @@ redis_module! {
         ["peerless.average", aggregate::average, "write deny-oom", 2, -1, 1, ""],
         ["peerless.step", step::step, "write deny-oom", 1, 3, 1, ""],
         ["peerless.clear", aggregate::clear, "write", 1, 1, 1, ""],
+        ["peerless.digest", digest::digest, "readonly", 1, 1, 1, ""],
         ["peerless.info", aggregate::info, "readonly fast", 1, 1, 1, ""],
     ],
 }

@@ -110,3 +110,21 @@ fn a_cleared_sum_serves_the_next_round() {
     assert_eq!(database.get("sum"), sum_bytes(FRACTION_BITS, &exact_sum(GRID, &gradients[1..]), &[1]));
     assert_eq!(database.run::<i64>(cmd("PEERLESS.CLEAR").arg("nothing")), 0);
 }
+
+#[test]
+fn the_digest_of_a_value_is_that_of_its_bytes_and_changes_nothing() {
+    let Some(mut database) = Database::in_memory() else { return };
+    let mut random = Random::new();
+    for length in [1, 4097, 300_001] {
+        let gradient = f32_bytes(&random.vector(length));
+        database.set("g", &gradient);
+        let before = database.dump();
+        let expected = blake3::hash(&gradient).to_hex().to_string();
+        assert_eq!(database.run::<String>(cmd("PEERLESS.DIGEST").arg("g")), expected);
+        assert_eq!(database.dump(), before);
+    }
+    assert_eq!(database.refused(cmd("PEERLESS.DIGEST").arg("nothing")).code(), Some("NOKEY"));
+    database.run::<()>(cmd("RPUSH").arg("list").arg("x"));
+    assert_eq!(database.refused(cmd("PEERLESS.DIGEST").arg("list")).code(), Some("WRONGTYPE"));
+    database.refused(&cmd("PEERLESS.DIGEST"));
+}
