@@ -5,6 +5,7 @@ mod cost;
 mod data;
 mod failure;
 mod functions;
+mod gradient_store;
 mod logging;
 mod output;
 mod prices;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use peerless_functions::prices::{Money, Tariff};
 use peerless_functions::{ConfigError, FunctionPlatform, ProcessConfig, ProcessPool, TaskFailed};
 use peerless_protocol::{PeerId, RunId, StateRef, StopReason};
-use peerless_store::{LedgerError, StoreError};
+use peerless_store::{LedgerError, RedisError, RedisServer, StoreError};
 use thiserror::Error;
 
 use crate::bill::BillError;
@@ -52,6 +52,9 @@ pub struct PeerOptions {
     /// Most that this peer may spend, over all its processes; it leaves before that is passed. `None` for no
     /// limit.
     pub budget: Option<Money>,
+    /// The Redis or Valkey server that keeps gradients until their round is over and sums them, if it has the
+    /// module; `None` for this machine's memory. Needs the feature `redis`.
+    pub gradient_store: Option<RedisServer>,
 }
 
 /// What runs a peer's functions.
@@ -135,6 +138,9 @@ pub enum PeerError {
         /// The platform.
         platform: &'static str,
     },
+    /// The database for gradients.
+    #[error(transparent)]
+    GradientStore(#[from] RedisError),
     /// The functions cannot even prepare the run.
     #[error("the functions cannot prepare the run: {0}")]
     Prepare(#[from] TaskFailed),

@@ -99,6 +99,19 @@ pub struct BillStatus {
     pub used_up: bool,
 }
 
+/// The database that keeps a peer's gradients until their round is over.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GradientStoreStatus {
+    /// URL of the server, without user and password.
+    pub server: String,
+    /// Whether its module sums; the peer fetches gradients and sums them otherwise. `None` before its first answer.
+    pub module: Option<bool>,
+    /// Why gradients are summed from files for the time being; none while the server does what it should.
+    pub away: Option<String>,
+    /// How often that began.
+    pub outages: u64,
+}
+
 /// The result of an evaluation, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EvaluationStatus {
@@ -196,6 +209,9 @@ pub struct PeerStatus {
     pub refusals: Vec<RefusalStatus>,
     /// Its functions.
     pub functions: FunctionsStatus,
+    /// Where its gradients are, if not in this machine's memory alone.
+    #[serde(default)]
+    pub gradient_store: Option<GradientStoreStatus>,
     /// What it has spent; `None` where nothing costs anything.
     #[serde(default)]
     pub bill: Option<BillStatus>,

@@ -12,6 +12,7 @@ mod hex;
 mod ledger;
 mod lock;
 mod payload;
+mod redis_server;
 mod safetensors_header;
 mod state;
 mod store;
@@ -30,9 +31,12 @@ pub use ledger::{
 };
 pub use lock::LockError;
 pub use payload::{PAYLOAD_FORMAT, Payload, PayloadBuffer, PayloadError, PayloadFormat};
+#[cfg(not(feature = "redis"))]
+pub use redis_server::check_redis;
+pub use redis_server::{RedisError, RedisServer, RedisUrlError};
 pub use state::{MAX_ELEMENTS, MAX_TENSORS, STATE_FORMAT, State, StateError};
 pub use store::{Advanced, Opened, Resumed, STORE_FORMAT, Store, StoreError, checkpoints_path, ledger_path, read_spec};
 pub use sums::{Cover, GradientFiles, Part, RoundSums, SumsError, UnitGradients};
 #[cfg(feature = "redis")]
-pub use sums::{OnFailure, RedisGradients};
+pub use sums::{OnChange, RedisGradients, RedisState, check_redis};
 pub use tensors::{DEFAULT_KEPT_STATES, KeptFile, StateFile, StateImport, StoredState, TensorError, TensorStore};

@@ -25,7 +25,7 @@ mod shards;
 
 pub use gradients::{GradientFiles, UnitGradients};
 #[cfg(feature = "redis")]
-pub use redis::{OnFailure, RedisGradients};
+pub use redis::{OnChange, RedisGradients, RedisState, check_redis};
 
 /// A sum that cannot be formed. Sums formed before are unchanged.
 #[derive(Debug, Error)]

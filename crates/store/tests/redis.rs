@@ -6,12 +6,14 @@ use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use peerless_aggregation::SumError;
 use peerless_protocol::{Digest, UnitSet};
-use peerless_store::{GradientFiles, PayloadFormat, RedisGradients, SumsError, UnitGradients};
+use peerless_store::{
+    GradientFiles, PayloadFormat, RedisError, RedisGradients, RedisServer, RedisState, SumsError, UnitGradients,
+    check_redis,
+};
 use tempfile::TempDir;
 
 #[path = "store/fixtures.rs"]
@@ -108,19 +110,19 @@ fn format() -> PayloadFormat {
 struct Both {
     files: GradientFiles,
     database: RedisGradients,
-    failures: Arc<AtomicU32>,
+    told: Arc<Mutex<Vec<RedisState>>>,
     folder: TempDir,
 }
 
 impl Both {
     fn new(server: &Server) -> Self {
-        let failures = Arc::new(AtomicU32::new(0));
-        let count = Arc::clone(&failures);
-        let on_failure = Box::new(move |_: &redis::RedisError| {
-            count.fetch_add(1, Ordering::Relaxed);
-        });
-        let database = RedisGradients::connect(format(), &server.url(), "run:peer", on_failure).unwrap();
-        Self { files: GradientFiles::new(format()), database, failures, folder: TempDir::new().unwrap() }
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        let on_change = Box::new(move |state: &RedisState| tell.lock().unwrap().push(state.clone()));
+        let named = RedisServer::new(&server.url()).unwrap();
+        let mut database = RedisGradients::new(format(), &named, "run:peer", on_change).unwrap();
+        database.connect().unwrap();
+        Self { files: GradientFiles::new(format()), database, told, folder: TempDir::new().unwrap() }
     }
 
     fn add(&mut self, unit: u32, gradient: &[f32]) -> [Result<(), SumsError>; 2] {
@@ -147,8 +149,11 @@ impl Both {
         assert!(expected == found, "the sums of {units:?} differ");
     }
 
-    fn failures(&self) -> u32 {
-        self.failures.load(Ordering::Relaxed)
+    /// How often the server was said to be away, and that it answers.
+    fn told(&self) -> (usize, usize) {
+        let told = self.told.lock().unwrap();
+        let away = told.iter().filter(|state| matches!(state, RedisState::Away(_))).count();
+        (away, told.len() - away)
     }
 }
 
@@ -178,7 +183,7 @@ fn sums_from_the_database_are_those_from_files() {
             both.database.clear().unwrap();
             assert!(both.database.units().is_empty());
         }
-        assert_eq!(both.failures(), 0);
+        assert_eq!(both.told(), (0, 1));
         assert_eq!(std::fs::read_dir(both.folder.path()).unwrap().count(), 0);
     });
 }
@@ -204,18 +209,51 @@ fn a_server_that_is_killed_and_restarted_without_its_data_changes_no_sum() {
         both.add_sound(1);
         server.kill();
         both.check(&[0, 1]);
-        assert_eq!(both.failures(), 1);
         both.add_sound(2);
+        // Past the pause, so that the server is tried again.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
         both.check(&[0, 1, 2]);
+        assert_eq!(both.told(), (1, 1), "one outage is told once");
         server.restart();
         // After the pause the database is used again, with everything in it.
         while both.database.sums_in_database().is_none() {
             both.check(&[0, 1, 2]);
         }
+        assert_eq!(both.told(), (1, 2));
         both.check(&[0, 2]);
         both.add_sound(3);
         both.check(&[0, 1, 2, 3]);
     });
+}
+
+#[test]
+fn what_is_wrong_with_a_server_is_said_without_its_password() {
+    let Some(mut server) = Server::start(None) else { return };
+    let mut admin = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    let rights = ["ACL", "SETUSER", "reader", "on", ">pass-of-reader", "~*", "+get"];
+    redis::cmd(rights[0]).arg(&rights[1..]).query::<()>(&mut admin).unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "requirepass", "s3cret-pass"]).query::<()>(&mut admin).unwrap();
+    let named = |database: &str| RedisServer::new(&format!("{}{database}", server.url())).unwrap();
+    let with = |user: Option<&str>, password: &str| {
+        check_redis(&named("").with_password(user.map(str::to_owned), Some(password.to_owned())), "run:peer")
+    };
+    assert_eq!(with(None, "s3cret-pass"), Ok(false));
+    let refused = [
+        with(None, "wr0ng-pass"),
+        with(Some("nobody"), "wr0ng-pass"),
+        with(Some("reader"), "pass-of-reader"),
+        check_redis(&named(""), "run:peer"),
+        check_redis(&named("1"), "run:peer"),
+    ];
+    for result in refused {
+        let Err(RedisError::Denied { reason, .. }) = result else { panic!("{result:?}") };
+        assert!(!reason.contains("wr0ng") && !reason.contains("pass-of-reader"), "{reason}");
+    }
+    let too_many = named("99").with_password(None, Some("s3cret-pass".into()));
+    assert!(matches!(check_redis(&too_many, "run:peer"), Err(RedisError::Refused { .. })));
+    let address = named("");
+    server.kill();
+    assert!(matches!(check_redis(&address, "run:peer"), Err(RedisError::Unreachable { .. })));
 }
 
 #[test]
@@ -234,6 +272,6 @@ fn values_that_vanish_are_put_there_again() {
         both.check(&[0, 1, 2]);
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut other).unwrap();
         assert!(keys.contains(&"{run:peer}:gradient:1".to_owned()), "{keys:?}");
-        assert_eq!(both.failures(), 0);
+        assert_eq!(both.told(), (0, 1));
     });
 }

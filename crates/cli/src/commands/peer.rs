@@ -22,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::train::create_run;
 use crate::failure::{Advise, advised, code};
 use crate::functions::{ForPeer, FunctionArgs};
+use crate::gradient_store::{self, GradientStoreArgs};
 use crate::output::{self, Align, label, say, table};
 use crate::prices::PriceArgs;
 use crate::spec::SpecArgs;
@@ -157,6 +158,8 @@ struct NodeArgs {
     #[command(flatten)]
     functions: FunctionArgs,
     #[command(flatten)]
+    gradient_store: GradientStoreArgs,
+    #[command(flatten)]
     prices: PriceArgs,
     /// Most that this peer may spend, in dollars, over all its processes: it leaves with a checkpoint before
     #[arg(long, value_name = "DOLLARS", help_heading = "Money")]
@@ -176,6 +179,7 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
     logging::start("info");
     args.node.check_addresses(&[])?;
     args.node.prices.check(args.node.budget)?;
+    args.node.gradient_store.server()?;
     let run = match RunDirectory::open(&args.run_dir) {
         Err(RunDirectoryError::NotARun { .. }) => create_run(&args.spec, Some(&args.run_dir))?,
         opened => same_run(opened?, &args.spec)?,
@@ -204,6 +208,7 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
     let ticket = read_ticket(&args.ticket)?;
     args.node.check_addresses(ticket.relays())?;
     args.node.prices.check(args.node.budget)?;
+    args.node.gradient_store.server()?;
     let runtime = runtime()?;
     let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;
     let directory = args.dir.unwrap_or_else(|| runs::default_directory(&spec));
@@ -305,6 +310,7 @@ async fn take_part(
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
         tariff: args.prices.tariff()?,
         budget: args.budget.map(Money::from),
+        gradient_store: args.gradient_store.server()?,
     };
     let path = options.run.path().to_path_buf();
     let summary = run_peer(options, leave).await.map_err(explain)?;
@@ -335,6 +341,7 @@ fn explain(error: PeerError) -> anyhow::Error {
         PeerError::Store(StoreError::Lock(LockError::InUse { .. })) => {
             (code::IN_USE, Some("`peerless peer list` shows who runs; --name starts another peer"))
         }
+        PeerError::GradientStore(error) => (code::ERROR, gradient_store::hint(error)),
         PeerError::Stopped(_) => (code::RUN_FAILED, None),
         _ => (code::ERROR, None),
     };

@@ -58,6 +58,7 @@ fn text(run: &RunDirectory, peers: &[LocalPeer]) -> String {
     lines.extend([String::new(), peer_table(peers), String::new(), numerics(peers)]);
     lines.extend(agreement(peers));
     lines.extend(bill(peers));
+    lines.extend(peers.iter().filter_map(gradient_store));
     lines.extend(peers.iter().flat_map(|peer| divergences(peer).into_iter().chain(refusals(peer))));
     lines.join("\n")
 }
@@ -70,6 +71,23 @@ fn bill(peers: &[LocalPeer]) -> Option<String> {
     let used_up = bills().filter(|bill| bill.used_up).count();
     let used_up = if used_up > 0 { format!("; the budget of {used_up} peers is used up") } else { String::new() };
     Some(format!("{}{used_up}; `peerless cost` has the bill", cost(spent, budget)))
+}
+
+/// Where the gradients of a peer are, if they are in a database.
+fn gradient_store(peer: &LocalPeer) -> Option<String> {
+    let store = peer.status.as_ref()?.gradient_store.as_ref()?;
+    let how = match (&store.away, store.module) {
+        (Some(reason), _) => format!("summed from files meanwhile: {reason}"),
+        (None, Some(true)) => format!("in {}, summed by its module", store.server),
+        (None, Some(false)) => format!("in {}, summed by the peer", store.server),
+        (None, None) => format!("to be in {}", store.server),
+    };
+    let outages = match store.outages {
+        0 => String::new(),
+        1 => " (1 outage)".to_owned(),
+        outages => format!(" ({} outages)", thousands(outages)),
+    };
+    Some(format!("gradients of peer {}: {how}{outages}", peer.name))
 }
 
 /// What a peer received and did not use.

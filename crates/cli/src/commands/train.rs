@@ -14,6 +14,7 @@ use peerless_training::Model;
 use crate::cost::{self, Bill, Projection};
 use crate::failure::{Advise, advised, code};
 use crate::functions::FunctionArgs;
+use crate::gradient_store::GradientStoreArgs;
 use crate::output::{self, label, say, thousands};
 use crate::prices::PriceArgs;
 use crate::spec::SpecArgs;
@@ -74,6 +75,8 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     functions: FunctionArgs,
     #[command(flatten)]
+    gradient_store: GradientStoreArgs,
+    #[command(flatten)]
     prices: PriceArgs,
     /// Most that the run may cost, in dollars, in equal shares for the peers: each leaves with a checkpoint before its
     /// share is passed. Needs a price for something
@@ -84,6 +87,7 @@ pub(crate) struct TrainArgs {
 pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     args.prices.check(args.budget)?;
+    args.gradient_store.check()?;
     let (run, peers) = match &args.resume {
         Some(directory) => resume(&args, directory)?,
         None => create(&args)?,
@@ -189,6 +193,7 @@ fn launch(args: &TrainArgs, run: &RunDirectory, peers: usize, shares: usize) -> 
     let program = std::env::current_exe().context("cannot find out where this program is")?;
     let mut flags = vec!["--expect".to_owned(), peers.saturating_sub(1).to_string()];
     flags.extend(args.functions.for_peer(peers));
+    flags.extend(args.gradient_store.for_peer());
     flags.extend(args.prices.for_peer()?);
     if let Some(budget) = args.budget {
         let share = Money::from(budget).part(shares as u64).rounded_down();

@@ -6,6 +6,7 @@ mod clock;
 mod discovery;
 mod event_loop;
 mod functions;
+mod gradients;
 mod journal;
 mod refusals;
 mod reporter;
@@ -18,7 +19,8 @@ use std::time::Duration;
 use peerless_functions::{Fallback, FunctionPlatform, ProcessPool};
 use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, RunSpec, StateHeader};
 use peerless_store::{
-    Batch, EventRecord, Opened, PayloadFormat, Resumed, State, StateOrigin, Store, StoreError, StoredState,
+    Batch, EventRecord, GradientFiles, Opened, PayloadFormat, Resumed, State, StateOrigin, Store, StoreError,
+    StoredState,
 };
 
 use crate::data_path::{DataPath, OverNetwork};
@@ -127,6 +129,7 @@ async fn run_opened(
     };
     let fingerprint = prepared.fingerprint;
     tracing::info!(fingerprint = %fingerprint, "numerics fingerprint of this peer's functions");
+    let resuming = resumed.is_some();
     let (state, stored) = match resumed {
         Some(resumed) => (resumed.state, resumed.stored),
         None => initial_state(&mut store, prepared)?,
@@ -134,7 +137,8 @@ async fn run_opened(
     tracing::info!(round = state.header.round, digest = %stored.reference.digest.short(), "state");
     let blobs = Arc::new(Blobs::default());
     let clock = Clock::start();
-    let format = PayloadFormat::new(&spec, &state.header.layout).map_err(|error| StoreError::Apply(error.into()))?;
+    let format = payload_format(&spec, &state)?;
+    let gradients = gradients::open(&options, identity.peer_id(), format, resuming, reporter).await?;
     let max_state_bytes = stored.size + STATE_SLACK_BYTES;
     let transport_config = TransportConfig {
         identity: identity.clone(),
@@ -170,7 +174,7 @@ async fn run_opened(
         describe(status, &state.header, stored.reference.digest);
         status.updated_unix_us = unix_us();
     });
-    let storage = Storage::start(store, state, stored.clone(), blobs.clone())?;
+    let storage = Storage::start(store, state, stored.clone(), blobs.clone(), format, gradients)?;
     let parts = Parts {
         node,
         clock,
@@ -193,6 +197,10 @@ async fn run_opened(
     let flushed = event_loop.flush().await;
     let closed = close(event_loop, tensor_directory(directory)).await;
     outcome.and(flushed).and(closed)
+}
+
+fn payload_format(spec: &RunSpec, state: &State) -> Result<PayloadFormat, PeerError> {
+    Ok(PayloadFormat::new(spec, &state.header.layout).map_err(|error| StoreError::Apply(error.into()))?)
 }
 
 /// The functions' platform, with a way to tensors where it needs one.
@@ -226,7 +234,8 @@ async fn record_early(
 /// Ends without having begun: the newest state goes from shared memory into a checkpoint.
 async fn keep_newest(store: Store, resumed: Option<Resumed>, directory: &Path) -> Result<(), PeerError> {
     let Some(Resumed { state, stored, .. }) = resumed else { return Ok(()) };
-    let storage = Storage::start(store, state, stored, Arc::default())?;
+    let format = payload_format(store.spec(), &state)?;
+    let storage = Storage::start(store, state, stored, Arc::default(), format, Box::new(GradientFiles::new(format)))?;
     write_checkpoint(storage.clone()).await?;
     let tensors = tensor_directory(directory);
     storage.run(move |_| remove_tensors(&tensors)).await
@@ -308,6 +317,7 @@ fn starting(options: &PeerOptions, peer: PeerId) -> PeerStatus {
         refused: 0,
         refusals: Vec::new(),
         functions: FunctionsStatus::default(),
+        gradient_store: None,
         bill: None,
         error: None,
         updated_unix_us: unix_us(),

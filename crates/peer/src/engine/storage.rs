@@ -12,7 +12,7 @@ use peerless_protocol::{
 };
 use peerless_store::{
     Advanced, Checkpoints, Cover, Part, Payload, PayloadFormat, RoundSums, State, StateOrigin, Store, StoreError,
-    StoredState, SumsError,
+    StoredState, SumsError, UnitGradients,
 };
 use tokio::sync::oneshot;
 
@@ -70,12 +70,17 @@ impl Snapshot {
 }
 
 impl Storage {
-    /// Starts the thread; `store` holds `state` as `current`.
-    pub fn start(store: Store, state: State, current: StoredState, blobs: Arc<Blobs>) -> Result<Self, PeerError> {
-        let spec = store.spec().clone();
-        let format = PayloadFormat::new(&spec, &state.header.layout).map_err(|e| StoreError::Apply(e.into()))?;
+    /// Starts the thread; `store` holds `state` as `current`, whose payloads have `format`.
+    pub fn start(
+        store: Store,
+        state: State,
+        current: StoredState,
+        blobs: Arc<Blobs>,
+        format: PayloadFormat,
+        gradients: Box<dyn UnitGradients>,
+    ) -> Result<Self, PeerError> {
         let limit = MAX_PAYLOADS.saturating_mul(format.bytes() as u64);
-        let sums = RoundSums::new(format, limit);
+        let sums = RoundSums::with_gradients(format, limit, gradients);
         let round = current.reference;
         let mut worker = Worker { store, sums, state, current, round, fetched: None, blobs };
         worker.publish_states();

@@ -34,6 +34,7 @@ async fn run(folder: &Path, functions: Elsewhere, gateway: bool) -> Result<PeerS
         checkpoint_every: Duration::from_secs(60),
         tariff: Default::default(),
         budget: None,
+        gradient_store: None,
     };
     run_peer(options, std::future::pending()).await
 }

@@ -68,6 +68,7 @@ async fn take_part(orders: Orders) {
         checkpoint_every: Duration::from_secs(60),
         tariff: Tariff::default(),
         budget: None,
+        gradient_store: None,
     };
     let tickets = tokio::spawn(leave_ticket(run, orders.directory, orders.relays));
     let summary = run_peer(options, std::future::pending()).await;

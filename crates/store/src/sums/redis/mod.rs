@@ -1,20 +1,20 @@
 //! Gradients in a Redis or Valkey server, summed there by our module, or here where it has none.
 
+mod connection;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use peerless_protocol::{Digest, UnitSet};
-use redis::{Client, Connection, RedisResult, Value, cmd};
+use redis::{Connection, RedisResult, cmd};
 
+use self::connection::{Server, has_module};
 use super::SumsError;
 use super::gradients::{GradientFiles, UnitGradients};
 use crate::payload::{Payload, PayloadFormat};
-
-/// How long the server may take to accept a connection or to answer. Longer than any command of the module
-/// takes, short enough that a peer whose server hangs goes on by itself.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use crate::redis_server::{RedisError, RedisServer};
 
 /// Pause after a failure before the server is tried again, so that a server that hangs does not cost every
 /// unit a time-out.
@@ -23,8 +23,20 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What is left of a round whose peer is gone disappears after this many seconds.
 const EXPIRY: u64 = 3600;
 
-/// Is told why the server is not used for the time being.
-pub type OnFailure = Box<dyn FnMut(&redis::RedisError) + Send>;
+/// How the server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisState {
+    /// It answers.
+    Answers {
+        /// Whether its module sums; gradients are fetched and summed here otherwise.
+        module: bool,
+    },
+    /// It does not do what it should, so that gradients are summed from files.
+    Away(RedisError),
+}
+
+/// Is told when the server's state changes: once when an outage begins, and once when it is over.
+pub type OnChange = Box<dyn FnMut(&RedisState) + Send>;
 
 /// Gradients in the database under keys of this peer, and in the files that functions wrote until the round is
 /// over. Sums come from the database; while it does not answer, or has lost what it held, from the files. They
@@ -32,9 +44,11 @@ pub type OnFailure = Box<dyn FnMut(&redis::RedisError) + Send>;
 pub struct RedisGradients {
     files: GradientFiles,
     format: PayloadFormat,
-    client: Client,
+    server: Server,
     prefix: String,
-    on_failure: OnFailure,
+    on_change: OnChange,
+    /// What was told last.
+    told: Option<RedisState>,
     database: Option<Database>,
     failed: Option<Instant>,
 }
@@ -46,20 +60,77 @@ struct Database {
     units: UnitSet,
 }
 
+/// Whether a server could keep gradients under keys with this prefix now, and whether it has the module.
+///
+/// # Errors
+/// [`RedisError`].
+pub fn check_redis(server: &RedisServer, prefix: &str) -> Result<bool, RedisError> {
+    let server = Server::new(server.clone())?;
+    let module = server.connect().and_then(|mut connection| probe(&mut connection, &braced(prefix)));
+    module.map_err(|error| server.explain(&error))
+}
+
+/// Writes something, so that a right that is missing shows at once; whether the server has the module.
+fn probe(connection: &mut Connection, prefix: &str) -> RedisResult<bool> {
+    cmd("SET").arg(format!("{prefix}:probe")).arg("").arg("EX").arg(1).query::<()>(connection)?;
+    has_module(connection)
+}
+
+/// In braces, so that all keys are in one slot of a cluster.
+fn braced(prefix: &str) -> String {
+    format!("{{{prefix}}}")
+}
+
 impl RedisGradients {
-    /// Connects to `url` (`redis://[:password@]host[:port][/database]`). Keys begin with `prefix`, which
-    /// nobody else may use at the same time. `on_failure` is called whenever the server stops answering.
+    /// Gradients in the database of `server`, under keys that begin with `prefix`, which nobody else may use at
+    /// the same time. Connects when the first gradient comes.
     ///
     /// # Errors
-    /// If the URL is none or the server does not answer now.
-    pub fn connect(format: PayloadFormat, url: &str, prefix: &str, on_failure: OnFailure) -> RedisResult<Self> {
+    /// [`RedisError`] if the server's name can be none.
+    pub fn new(
+        format: PayloadFormat,
+        server: &RedisServer,
+        prefix: &str,
+        on_change: OnChange,
+    ) -> Result<Self, RedisError> {
         let files = GradientFiles::new(format);
-        let client = Client::open(url)?;
-        // In braces, so that all keys are in one slot of a cluster.
-        let prefix = format!("{{{prefix}}}");
-        let mut gradients = Self { files, format, client, prefix, on_failure, database: None, failed: None };
-        gradients.database = Some(gradients.open()?);
-        Ok(gradients)
+        let server = Server::new(server.clone())?;
+        let prefix = braced(prefix);
+        Ok(Self { files, format, server, prefix, on_change, told: None, database: None, failed: None })
+    }
+
+    /// Connects now.
+    ///
+    /// # Errors
+    /// Why it does not work; it is tried again later all the same.
+    pub fn connect(&mut self) -> Result<(), RedisError> {
+        let opened = self.open();
+        opened.map(|database| self.answers(database)).map_err(|error| self.away(&error))
+    }
+
+    /// The server works.
+    fn answers(&mut self, database: Database) {
+        self.failed = None;
+        self.tell(RedisState::Answers { module: database.module });
+        self.database = Some(database);
+    }
+
+    /// The server does not work for now.
+    fn away(&mut self, error: &redis::RedisError) -> RedisError {
+        self.failed = Some(Instant::now());
+        let error = self.server.explain(error);
+        // An outage is told once, with its first reason.
+        if !matches!(self.told, Some(RedisState::Away(_))) {
+            self.tell(RedisState::Away(error.clone()));
+        }
+        error
+    }
+
+    fn tell(&mut self, state: RedisState) {
+        if self.told.as_ref() != Some(&state) {
+            (self.on_change)(&state);
+            self.told = Some(state);
+        }
     }
 
     /// Whether the server sums, by the module; `None` while it does not answer.
@@ -68,11 +139,8 @@ impl RedisGradients {
     }
 
     fn open(&self) -> RedisResult<Database> {
-        let mut connection = self.client.get_connection_with_timeout(TIMEOUT)?;
-        connection.set_read_timeout(Some(TIMEOUT))?;
-        connection.set_write_timeout(Some(TIMEOUT))?;
-        let known: Vec<Value> = cmd("COMMAND").arg("INFO").arg("PEERLESS.ADD").query(&mut connection)?;
-        let module = known.first().is_some_and(|command| *command != Value::Nil);
+        let mut connection = self.server.connect()?;
+        let module = probe(&mut connection, &self.prefix)?;
         if module {
             // What an earlier process or connection left.
             match cmd("PEERLESS.CLEAR").arg(self.sum_key()).query::<()>(&mut connection) {
@@ -103,22 +171,18 @@ impl RedisGradients {
             let database = self.database.take().map_or_else(|| self.open(), Ok);
             let done = database.map_err(Failure::Server).and_then(|mut database| {
                 let done = work(self, &mut database)?;
-                self.database = Some(database);
-                Ok(done)
+                Ok((done, database))
             });
             match done {
-                Ok(done) => {
-                    self.failed = None;
+                Ok((done, database)) => {
+                    self.answers(database);
                     return Some(done);
                 }
                 Err(Failure::File) => return None,
                 Err(Failure::Server(error)) => failure = Some(error),
             }
         }
-        if let Some(failure) = failure {
-            (self.on_failure)(&failure);
-        }
-        self.failed = Some(Instant::now());
+        self.away(&failure?);
         None
     }
 
@@ -222,9 +286,9 @@ impl UnitGradients for RedisGradients {
 }
 
 impl fmt::Debug for RedisGradients {
-    /// Without the URL, which may hold a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisGradients")
+            .field("server", &self.server.server)
             .field("prefix", &self.prefix)
             .field("files", &self.files)
             .finish_non_exhaustive()
