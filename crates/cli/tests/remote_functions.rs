@@ -8,50 +8,21 @@ mod common;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use common::{Running, Workplace, undisturbed, wait_until};
+use common::servers::{Server, TOKEN, train_with};
+use common::{Running, Workplace, same_state};
 use rustix::process::Signal;
 use serde_json::Value;
 
 const RUN: [&str; 2] = ["--rounds", "60"];
-const TOKEN: &str = "a-token-that-nobody-may-see";
-
-/// A function server.
-struct Server {
-    process: Running,
-    url: String,
-}
-
-impl Server {
-    fn start(place: &Workplace) -> Self {
-        Self::at(place, "127.0.0.1:0")
-    }
-
-    fn at(place: &Workplace, address: &str) -> Self {
-        let mut command = place.command(&["function", "--http", address]);
-        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
-        let process = place.start(command);
-        let url = || process.stderr().lines().find_map(|line| Some(line.split_once("functions: ")?.1.to_owned()));
-        wait_until("the function server listens", || url().is_some());
-        let url = url().unwrap();
-        Self { process, url }
-    }
-}
 
 /// Starts to train with the servers.
 fn start(place: &Workplace, servers: &[&Server], more: &[&str]) -> Running {
-    let urls = servers.iter().flat_map(|server| ["--function-url", &server.url]);
-    let flags: Vec<&str> = ["train", "--json", "--run-dir", "run"].into_iter().chain(RUN).chain(urls).collect();
-    let mut command = place.command(&[&flags[..], more].concat());
-    command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
-    place.start(command)
+    place.start(train_with(place, servers, &[&RUN, more].concat()))
 }
 
-/// Checks that the run ended with the right state everywhere; its summary.
+/// Checks that the run ended with the right state everywhere, and without telling the token; its summary.
 fn finished(training: Running) -> Value {
-    let summary = training.wait().json();
-    assert_eq!(summary["state_digest"], undisturbed(&RUN), "{summary:#}");
-    let peers = summary["peers"].as_array().unwrap();
-    assert!(peers.iter().all(|peer| peer["exit"] == "finished"), "{summary:#}");
+    let summary = same_state(training, &RUN);
     assert!(!summary.to_string().contains(TOKEN), "{summary:#}");
     summary
 }

@@ -3,6 +3,7 @@
 
 pub mod lying;
 pub mod redis;
+pub mod servers;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -185,6 +186,15 @@ impl Drop for Workplace {
         self.kill_everything();
         self.remove_tensors();
     }
+}
+
+/// Checks that a run with these flags ended with the right state everywhere; its summary.
+pub fn same_state(training: Running, flags: &[&str]) -> Value {
+    let summary = training.wait().json();
+    assert_eq!(summary["state_digest"], undisturbed(flags), "{summary:#}");
+    let peers = summary["peers"].as_array().unwrap();
+    assert!(peers.iter().all(|peer| peer["exit"] == "finished"), "{summary:#}");
+    summary
 }
 
 /// The final state of one peer that nothing happens to, of a run with these flags. Trained once.

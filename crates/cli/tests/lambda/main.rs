@@ -11,10 +11,9 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::{Running, Workplace, skip, undisturbed, wait_until};
+use common::{Running, Workplace, same_state, skip, wait_until};
 use peerless_training::datasets::default_dir;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
 const RUN: [&str; 2] = ["--rounds", "60"];
 const NAME: &str = "peerless-unit";
@@ -73,15 +72,6 @@ fn command(place: &Workplace, endpoint: &str, more: &[&str]) -> Command {
     command
 }
 
-/// Checks that the run ended with the right state everywhere; its summary.
-fn finished(training: Running) -> Value {
-    let summary = training.wait().json();
-    assert_eq!(summary["state_digest"], undisturbed(&RUN), "{summary:#}");
-    let peers = summary["peers"].as_array().unwrap();
-    assert!(peers.iter().all(|peer| peer["exit"] == "finished"), "{summary:#}");
-    summary
-}
-
 /// The processes that run the function's program.
 fn environments() -> Vec<Pid> {
     let entries = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
@@ -97,7 +87,7 @@ fn environments() -> Vec<Pid> {
 fn functions_on_lambda_give_the_state_of_local_ones() {
     let place = Workplace::for_training();
     let Some(lambda) = Lambda::start(&place) else { return };
-    let summary = finished(place.start(command(&place, &lambda.endpoint(), &["--peers", "3"])));
+    let summary = same_state(place.start(command(&place, &lambda.endpoint(), &["--peers", "3"])), &RUN);
     assert!(summary["functions"]["invocations"].as_u64() >= Some(60 * 4), "{summary:#}");
 }
 
@@ -116,7 +106,7 @@ fn environments_that_are_killed_and_an_endpoint_that_is_restarted_cost_time_only
     place.wait_for_steps("run", 2, 25);
     drop(std::mem::replace(&mut lambda.process, place.start(Command::new("true"))));
     lambda.process = Lambda::launch(&place, lambda.port);
-    let summary = finished(training);
+    let summary = same_state(training, &RUN);
     assert!(summary["functions"]["failed"].as_u64() > Some(0), "{summary:#}");
 }
 

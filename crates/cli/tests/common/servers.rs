@@ -1,0 +1,45 @@
+//! Function servers: real processes that peers call over HTTP.
+
+use std::process::Command;
+
+use super::{Running, Workplace, wait_until};
+
+/// What servers are called with.
+pub const TOKEN: &str = "a-token-that-nobody-may-see";
+
+/// A function server.
+pub struct Server {
+    pub process: Running,
+    pub url: String,
+}
+
+impl Server {
+    /// At any port of this machine.
+    pub fn start(place: &Workplace) -> Self {
+        Self::at(place, "127.0.0.1:0")
+    }
+
+    /// At this address.
+    pub fn at(place: &Workplace, address: &str) -> Self {
+        let mut command = place.command(&["function", "--http", address]);
+        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
+        Self::of(place.start(command))
+    }
+
+    /// The server that this process is, once it listens.
+    pub fn of(process: Running) -> Self {
+        let url = || process.stderr().lines().find_map(|line| Some(line.split_once("functions: ")?.1.to_owned()));
+        wait_until("the function server listens", || url().is_some());
+        let url = url().unwrap();
+        Self { process, url }
+    }
+}
+
+/// `train --json` with these servers, into the directory `run`.
+pub fn train_with(place: &Workplace, servers: &[&Server], more: &[&str]) -> Command {
+    let urls = servers.iter().flat_map(|server| ["--function-url", &server.url]);
+    let flags: Vec<&str> = ["train", "--json", "--run-dir", "run"].into_iter().chain(urls).collect();
+    let mut command = place.command(&[&flags[..], more].concat());
+    command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
+    command
+}
