@@ -5,6 +5,7 @@
 mod common;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::faults;
 use peerless_protocol::{Crowd, Time};
@@ -16,6 +17,9 @@ const ELEMENTS: usize = 12;
 
 /// Everything that is for crowds, from three peers on.
 const SMALL_CROWD: Crowd = Crowd { sharded_from: 3, sparse_from: 3 };
+
+/// Ample time for a round of one peer by itself.
+const ALONE: Duration = Duration::from_millis(700);
 
 fn world(peers: usize, crowd: Crowd, network: Network, units: u32, rounds: u64, seed: u64) -> (World, Arc<Reference>) {
     let reference = Arc::new(Reference::new(small_spec(units, rounds), ELEMENTS).unwrap());
@@ -49,6 +53,21 @@ fn the_shards_of_an_owner_that_dies_are_summed_by_others() {
         let (mut world, reference) = world(8, Crowd::default(), Network::default(), 8, 12, 2);
         world.schedule(Time(60_000 + 1_000 * peer as u64), Fault::Crash(peer));
         assert_finished(&world.run(), &reference, (0..8).filter(|other| *other != peer));
+    }
+}
+
+#[test]
+fn whoever_is_left_alone_with_the_shards_of_the_dead_computes_what_they_lack_at_once() {
+    // About when totals are on their way: some shards' arrive, others' owners die first.
+    for (survivor, at) in (0..8).flat_map(|survivor| (0..30).map(move |step| (survivor, 44_500 + 50 * step))) {
+        let reference = Arc::new(Reference::new(small_spec(8, 12), ELEMENTS).unwrap());
+        // Less than the time after which late units are looked for.
+        let setup = Setup { stall: ALONE, ..Setup::new(8) };
+        let mut world = World::new(setup, Arc::clone(&reference), 2);
+        for peer in (0..8).filter(|peer| *peer != survivor) {
+            world.schedule(Time(at), Fault::Crash(peer));
+        }
+        assert_finished(&world.run(), &reference, [survivor]);
     }
 }
 

@@ -501,6 +501,7 @@ impl Node {
         }
         let attempt = self.round.sharding.chases;
         self.round.sharding.chases = attempt.saturating_add(1);
+        self.take_over_debts(now);
         self.chase_units(now, attempt);
         self.chase_totals(now, attempt);
         let order = ranking(&self.round.sharding.seed, u32::MAX, &self.round.sharding.roster);

@@ -139,13 +139,14 @@ impl Node {
         if self.phase == Phase::Working && !self.round.applying {
             let view = self.view();
             self.round.sharding.roster.retain(|peer, _| view.contains_key(peer));
+            // First, because a shard that this peer owns from now on says which of its debts are wanted.
+            self.reroute(now);
             let workers = self.workers();
             if !self.is_mutated(Mutant::NoReassignmentOfTheDead) {
                 let orphans = self.round.reassign(now, &workers);
                 self.ask_debtors(now, &orphans);
             }
             self.take_over_debts(now);
-            self.reroute(now);
             let failed: Vec<u32> = self.round.failures.keys().copied().collect();
             failed.into_iter().for_each(|unit| self.stop_if_hopeless(unit));
         }
@@ -155,7 +156,7 @@ impl Node {
 
     /// Starts units that this peer has come to owe, to be announced together: they were owed by one
     /// other, so nobody else is likely to hold only some of them.
-    fn take_over_debts(&mut self, now: Time) {
+    pub(super) fn take_over_debts(&mut self, now: Time) {
         let wanted = self.lacking();
         let owed = self.round.owed_by(&self.me);
         self.compute_together(now, owed.iter().filter(|unit| wanted.contains(*unit)).collect());
