@@ -39,6 +39,18 @@ fn functions_behind_http_give_the_state_of_local_ones() {
 }
 
 #[test]
+fn functions_without_the_dataset_read_their_samples_through_the_peers() {
+    let place = Workplace::for_training();
+    let servers = [Server::without_dataset(&place), Server::without_dataset(&place)];
+    finished(start(&place, &[&servers[0], &servers[1]], &["--peers", "3"]));
+    for peer in 1..=3 {
+        // Not by means of functions of the peers' machine, which has the dataset.
+        let log = std::fs::read_to_string(place.path().join(format!("run/peers/{peer}/peer.log"))).unwrap();
+        assert!(!log.contains("functions of this machine"), "{log}");
+    }
+}
+
+#[test]
 fn a_function_server_that_is_killed_and_comes_back_costs_time_only() {
     let place = Workplace::for_training();
     let (stays, goes) = (Server::start(&place), Server::start(&place));

@@ -34,6 +34,13 @@ fn dataset_kind(error: &DatasetError) -> FailureKind {
         | DatasetError::Digest { .. }
         | DatasetError::NoSample { .. }
         | DatasetError::NoSource { .. } => FailureKind::Input,
+        DatasetError::Elsewhere { retryable, .. } => {
+            if *retryable {
+                FailureKind::Environment
+            } else {
+                FailureKind::Input
+            }
+        }
         DatasetError::Io { source, .. } => io_kind(source),
     }
 }

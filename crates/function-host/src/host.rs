@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::env;
 use std::fs;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,9 +12,10 @@ use peerless_protocol::function::{
     FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work,
 };
 use peerless_protocol::{EpochOrder, RoundPlan, RunSpec, UnitKind, evaluation_samples, unit_seed};
-use peerless_training::datasets::{Dataset, dataset, default_dir};
+use peerless_training::datasets::{Dataset, DatasetError, dataset, default_dir};
 use peerless_training::{Model, Trainer, TrainingError};
 
+use crate::dataset::RemoteFiles;
 use crate::failure::{failure, training_failure};
 use crate::place::Places;
 
@@ -83,42 +85,53 @@ impl Host {
         match &task.work {
             Work::Ping => Ok(Output::Pong),
             Work::Initialise { output } => initialise(&task.spec, &mut self.places, output),
-            Work::Unit { round, unit, unit_kind, parameters, output, .. } => {
+            Work::Unit { round, unit, unit_kind, parameters, output, dataset } => {
                 check(&task.spec, *round, *unit, *unit_kind)?;
+                let files =
+                    (!dataset.is_empty()).then(|| RemoteFiles::new(self.places.client().clone(), dataset.clone()));
+                let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, &task.spec, files)?;
                 match unit_kind {
-                    UnitKind::Gradient => self.gradient(&task.spec, *round, *unit, parameters, output),
-                    UnitKind::Evaluation => self.evaluation(&task.spec, *round, *unit, parameters),
+                    UnitKind::Gradient => {
+                        let samples =
+                            warm_order(&mut self.order, &task.spec, *round).samples(&task.spec, *round, *unit);
+                        let seed = unit_seed(&task.spec, *round, *unit);
+                        gradient(trainer, samples, seed, &mut self.places, parameters, output)
+                    }
+                    UnitKind::Evaluation => {
+                        let index = *unit - RoundPlan::new(&task.spec, *round).gradient_units;
+                        evaluation(trainer, evaluation_samples(&task.spec, index), &mut self.places, parameters)
+                    }
                 }
             }
         }
     }
+}
 
-    fn gradient(
-        &mut self,
-        spec: &RunSpec,
-        round: u64,
-        unit: u32,
-        parameters: &TensorRef,
-        output: &Place,
-    ) -> Result<Output, Failure> {
-        let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, spec)?;
-        let samples = warm_order(&mut self.order, spec, round).samples(spec, round, unit);
-        let result = self.places.with(parameters, trainer.model().layout().elements(), |values| {
-            let result = trainer.gradient(values, samples, unit_seed(spec, round, unit));
-            result.map_err(|error| training_failure(&error))
-        })?;
-        let digest = self.places.write(output, &result.gradient)?;
-        Ok(Output::Unit { tally: result.tally, digest: Some(digest) })
-    }
+fn gradient(
+    trainer: &mut Trainer,
+    samples: &[u32],
+    seed: u64,
+    places: &mut Places,
+    parameters: &TensorRef,
+    output: &Place,
+) -> Result<Output, Failure> {
+    let result = places.with(parameters, trainer.model().layout().elements(), |values| {
+        trainer.gradient(values, samples, seed).map_err(|error| training_failure(&error))
+    })?;
+    let digest = places.write(output, &result.gradient)?;
+    Ok(Output::Unit { tally: result.tally, digest: Some(digest) })
+}
 
-    fn evaluation(&mut self, spec: &RunSpec, round: u64, unit: u32, parameters: &TensorRef) -> Result<Output, Failure> {
-        let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, spec)?;
-        let index = unit - RoundPlan::new(spec, round).gradient_units;
-        let tally = self.places.with(parameters, trainer.model().layout().elements(), |values| {
-            trainer.evaluate(values, evaluation_samples(spec, index)).map_err(|error| training_failure(&error))
-        })?;
-        Ok(Output::Unit { tally, digest: None })
-    }
+fn evaluation(
+    trainer: &mut Trainer,
+    samples: Range<u32>,
+    places: &mut Places,
+    parameters: &TensorRef,
+) -> Result<Output, Failure> {
+    let tally = places.with(parameters, trainer.model().layout().elements(), |values| {
+        trainer.evaluate(values, samples).map_err(|error| training_failure(&error))
+    })?;
+    Ok(Output::Unit { tally, digest: None })
 }
 
 /// A report, with the time since `start`.
@@ -154,28 +167,39 @@ fn check(spec: &RunSpec, round: u64, unit: u32, unit_kind: UnitKind) -> Result<(
     Err(failure(FailureKind::Unsupported, format!("round {round} has no {unit_kind:?} unit {unit}")))
 }
 
+/// The trainer of the run's model and dataset; `files` is where the task has the latter, if it says so.
 fn warm_trainer<'a>(
     warm: &'a mut Option<Trainer>,
     data_dir: &Path,
     spec: &RunSpec,
+    files: Option<RemoteFiles>,
 ) -> Result<&'a mut Trainer, Failure> {
     let fits = |trainer: &Trainer| {
         trainer.model().info().name == spec.model && trainer.dataset().info().name == spec.dataset.name
     };
-    let trainer = match warm.take().filter(fits) {
-        Some(trainer) => trainer,
-        None => cold_trainer(data_dir, spec).map_err(|error| training_failure(&error))?,
+    let trainer = match (warm.take().filter(fits), files) {
+        (Some(mut trainer), Some(files)) => {
+            trainer.dataset_mut().read_by(Box::new(files));
+            trainer
+        }
+        (Some(trainer), None) => trainer,
+        (None, files) => cold_trainer(data_dir, spec, files).map_err(|error| training_failure(&error))?,
     };
     let trainer = warm.insert(trainer);
     check_dataset(spec, trainer)?;
     Ok(trainer)
 }
 
-fn cold_trainer(data_dir: &Path, spec: &RunSpec) -> Result<Trainer, TrainingError> {
+fn cold_trainer(data_dir: &Path, spec: &RunSpec, files: Option<RemoteFiles>) -> Result<Trainer, TrainingError> {
     let model = Model::named(&spec.model)?;
     // An unknown dataset is reported as such even where there is no data at all.
     let name = dataset(&spec.dataset.name)?.name;
-    Trainer::new(model, Dataset::open(name, data_dir)?)
+    // Files of this machine are preferred: nothing has to be moved.
+    let dataset = match (Dataset::open(name, data_dir), files) {
+        (Err(DatasetError::Missing { .. }), Some(files)) => Dataset::elsewhere(name, Box::new(files)),
+        (opened, _) => opened,
+    };
+    Trainer::new(model, dataset?)
 }
 
 /// Whether the run was made for the dataset that this program knows under the name.

@@ -74,7 +74,8 @@ impl Places {
         }
     }
 
-    fn client(&mut self) -> &Client {
+    /// The client, whose copies share connections.
+    pub(crate) fn client(&mut self) -> &Client {
         self.client.get_or_insert_with(Client::new)
     }
 }

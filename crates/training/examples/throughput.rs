@@ -10,14 +10,14 @@ use peerless_training::{Model, Trainer, use_threads};
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     pull("mnist", &PullOptions::default(), &mut |event| eprintln!("{event:?}"))?;
     let open = || Dataset::open("mnist", &default_dir());
-    let dataset = open()?;
+    let mut dataset = open()?;
     let cores = std::thread::available_parallelism()?.get();
     println!("threads  batch  passes  samples/s  last loss");
     for threads in [1, cores] {
         for (batch, passes_per_step) in [(32, 8), (64, 4), (128, 2), (256, 1), (64, 1)] {
             let steps = 20 * 256 / (batch * passes_per_step);
             let plan = PlainLoop { batch, passes_per_step, steps, threads, learning_rate: 0.01, momentum: 0.9 };
-            let result = plain_loop(&dataset, plan)?;
+            let result = plain_loop(&mut dataset, plan)?;
             let speed = result.samples_per_second();
             println!("{threads:7}  {batch:5}  {passes_per_step:6}  {speed:9.0}  {:9.3}", result.last_loss);
         }

@@ -51,13 +51,13 @@ impl Throughput {
 ///
 /// # Errors
 /// [`TrainingError::Dataset`], or [`TrainingError::Tensor`] when no threads can be started.
-pub fn plain_loop(dataset: &Dataset, plan: PlainLoop) -> Result<Throughput, TrainingError> {
+pub fn plain_loop(dataset: &mut Dataset, plan: PlainLoop) -> Result<Throughput, TrainingError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(plan.threads).build();
     let pool = pool.map_err(|error| TrainingError::Tensor(error.to_string()))?;
     pool.install(|| run(dataset, plan))
 }
 
-fn run(dataset: &Dataset, plan: PlainLoop) -> Result<Throughput, TrainingError> {
+fn run(dataset: &mut Dataset, plan: PlainLoop) -> Result<Throughput, TrainingError> {
     let device = Device::flex().autodiff();
     let mut training = Training {
         loss: CrossEntropyLossConfig::new().init(&device),
@@ -85,7 +85,7 @@ struct Training {
 }
 
 impl Training {
-    fn step(&mut self, dataset: &Dataset, plan: &PlainLoop) -> Result<f32, TrainingError> {
+    fn step(&mut self, dataset: &mut Dataset, plan: &PlainLoop) -> Result<f32, TrainingError> {
         let mut passes = Vec::with_capacity(plan.passes_per_step);
         let mut loss = f32::NAN;
         for _ in 0..plan.passes_per_step {
@@ -100,13 +100,11 @@ impl Training {
         Ok(loss)
     }
 
-    fn batch(&mut self, dataset: &Dataset, size: usize) -> Result<(Tensor<4>, Tensor<1, Int>), TrainingError> {
-        let info = dataset.info();
-        let samples: Vec<u32> =
-            (0..size as u32).map(|offset| (self.next_sample + offset) % info.train_samples).collect();
-        self.next_sample = (self.next_sample + size as u32) % info.train_samples;
+    fn batch(&mut self, dataset: &mut Dataset, size: usize) -> Result<(Tensor<4>, Tensor<1, Int>), TrainingError> {
+        let (known, [channels, height, width]) = (dataset.info().train_samples, dataset.info().shape);
+        let samples: Vec<u32> = (0..size as u32).map(|offset| (self.next_sample + offset) % known).collect();
+        self.next_sample = (self.next_sample + size as u32) % known;
         let (images, labels) = dataset.read(Split::Train, &samples)?;
-        let [channels, height, width] = info.shape;
         let labels: Vec<i32> = labels.into_iter().map(i32::from).collect();
         let images = TensorData::new(images, [size, channels, height, width]);
         Ok((Tensor::from_data(images, &self.device), Tensor::from_data(TensorData::new(labels, [size]), &self.device)))

@@ -56,6 +56,11 @@ impl Trainer {
         &self.dataset
     }
 
+    /// The dataset, to be read by other means.
+    pub fn dataset_mut(&mut self) -> &mut Dataset {
+        &mut self.dataset
+    }
+
     /// The gradient of the mean cross-entropy over training samples, at the flat vector `values`.
     /// All samples form one batch; `seed` decides about dropout.
     ///

@@ -2,16 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "clippy allows it in test functions, not in their helpers")]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use peerless_training::datasets::{
-    Dataset, DatasetError, IdxProblem, PullEvent, PullOptions, Split, dataset, default_dir, pull, verify,
+    ByteRanges, Dataset, DatasetError, IdxProblem, PullEvent, PullOptions, Split, dataset, default_dir, files, pull,
+    verify,
 };
 use peerless_training::{Model, Trainer, TrainingError};
 
@@ -50,7 +53,7 @@ fn the_pulled_files_have_the_pinned_digest() {
 
 #[test]
 fn samples_are_normalised_and_labelled() {
-    let dataset = open();
+    let mut dataset = open();
     let (values, labels) = dataset.read(Split::Train, &[0, 1, 59_999]).unwrap();
     assert_eq!(labels, [5, 0, 8]);
     assert_eq!(values.len(), 3 * 784);
@@ -62,6 +65,35 @@ fn samples_are_normalised_and_labelled() {
     let mean = values.iter().sum::<f32>() / values.len() as f32;
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f32>() / values.len() as f32;
     assert!(mean.abs() < 0.03 && (variance - 1.0).abs() < 0.05, "{mean} {variance}");
+}
+
+/// Reads pieces of the files that are here, and counts the bytes.
+#[derive(Debug)]
+struct Pieces(Arc<AtomicUsize>);
+
+impl ByteRanges for Pieces {
+    fn read(&mut self, file: &str, length: u64, offsets: &[u64], bytes: &mut [u8]) -> Result<(), DatasetError> {
+        let file = File::open(&files("mnist", &default_dir())?[file]).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), length);
+        self.0.fetch_add(bytes.len(), Ordering::Relaxed);
+        let size = bytes.len() / offsets.len();
+        for (offset, piece) in offsets.iter().zip(bytes.chunks_exact_mut(size)) {
+            file.read_exact_at(piece, *offset).unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn of_a_dataset_elsewhere_only_the_samples_of_a_unit_are_read() {
+    let mut here = open();
+    let read = Arc::new(AtomicUsize::new(0));
+    let mut elsewhere = Dataset::elsewhere("mnist", Box::new(Pieces(Arc::clone(&read)))).unwrap();
+    for (split, samples) in [(Split::Train, samples(64)), (Split::Test, (500..1000).collect())] {
+        assert_eq!(elsewhere.read(split, &samples).unwrap(), here.read(split, &samples).unwrap(), "{split:?}");
+    }
+    assert_eq!(read.load(Ordering::Relaxed), (64 + 500) * (784 + 1));
+    assert!(matches!(elsewhere.read(Split::Test, &[10_000]), Err(DatasetError::NoSample { sample: 10_000, .. })));
 }
 
 #[test]

@@ -295,7 +295,7 @@ async fn take_part(
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
     let relays = args.relays(ticket_relays);
-    let ForPeer { functions, data_path, fallback } = args.functions.config().await?;
+    let ForPeer { functions, data_path, fallback } = args.functions.config(&run.spec().dataset.name).await?;
     let options = PeerOptions {
         run,
         name: name.clone(),

@@ -12,6 +12,7 @@ use clap::Args;
 use peerless_functions::ProcessConfig;
 use peerless_peer::FunctionsConfig;
 use peerless_peer::data_path::DataPathConfig;
+use peerless_training::datasets;
 
 use self::remote::RemoteArgs;
 
@@ -48,8 +49,8 @@ pub(crate) struct ForPeer {
 }
 
 impl FunctionArgs {
-    /// The functions that the flags describe.
-    pub(crate) async fn config(&self) -> anyhow::Result<ForPeer> {
+    /// The functions that the flags describe, for runs with this dataset.
+    pub(crate) async fn config(&self, dataset: &str) -> anyhow::Result<ForPeer> {
         let time_limit = self.function_timeout.map(|seconds| Duration::from_secs(seconds.into()));
         let functions = match self.remote.platform(self.functions, time_limit).await? {
             Some(platform) => FunctionsConfig::Platform(platform),
@@ -57,11 +58,12 @@ impl FunctionArgs {
         };
         // With a number of their own: how many run elsewhere says nothing about this machine.
         let local = Self { functions: None, ..self.clone() };
-        Ok(ForPeer { functions, data_path: self.remote.data_path(), fallback: local.pool()? })
+        let data_path = self.remote.data_path(datasets::files(dataset, &datasets::default_dir())?);
+        Ok(ForPeer { functions, data_path, fallback: local.pool()? })
     }
 
     /// A pool whose functions are this very program, unless another one is named.
-    fn pool(&self) -> anyhow::Result<ProcessConfig> {
+    pub(crate) fn pool(&self) -> anyhow::Result<ProcessConfig> {
         let mut config = match &self.function_program {
             Some(program) => ProcessConfig::new(absolute(program)?),
             None => {

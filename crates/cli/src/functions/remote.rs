@@ -1,5 +1,6 @@
 //! Flags about functions on other machines, and about how they reach the peer's tensors.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -91,11 +92,12 @@ impl RemoteArgs {
         Ok(Some(Arc::new(HttpPlatform::new(config)?)))
     }
 
-    /// How its functions get at tensors.
-    pub(super) fn data_path(&self) -> DataPathConfig {
+    /// How its functions get at tensors and at the files of the dataset.
+    pub(super) fn data_path(&self, dataset: BTreeMap<String, PathBuf>) -> DataPathConfig {
         let listen = self.gateway.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let mut config = GatewayConfig::new(listen);
         config.url.clone_from(&self.gateway_url);
+        config.dataset = dataset;
         if let (Some(certificate), Some(key)) = (&self.gateway_cert, &self.gateway_key) {
             config.tls = Some(TlsFiles { certificate: certificate.clone(), key: key.clone() });
         }

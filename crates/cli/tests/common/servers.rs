@@ -21,13 +21,19 @@ impl Server {
 
     /// At this address.
     pub fn at(place: &Workplace, address: &str) -> Self {
-        let mut command = place.command(&["function", "--http", address]);
-        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
-        Self::of(place.start(command))
+        Self::of(place, place.command(&["function", "--http", address]))
     }
 
-    /// The server that this process is, once it listens.
-    pub fn of(process: Running) -> Self {
+    /// On a machine that has no dataset.
+    pub fn without_dataset(place: &Workplace) -> Self {
+        let mut command = place.command(&["function", "--http", "127.0.0.1:0"]);
+        command.env("PEERLESS_DATA", place.path().join("nowhere"));
+        Self::of(place, command)
+    }
+
+    fn of(place: &Workplace, mut command: Command) -> Self {
+        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
+        let process = place.start(command);
         let url = || process.stderr().lines().find_map(|line| Some(line.split_once("functions: ")?.1.to_owned()));
         wait_until("the function server listens", || url().is_some());
         let url = url().unwrap();

@@ -1,5 +1,7 @@
 //! Resources on the network: read in ranges, written whole.
 
+mod ranges;
+
 use std::io::Read;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ const STALL_LIMIT: Duration = Duration::from_secs(20);
 const MAX_RESUMPTIONS: usize = 3;
 
 /// An HTTP client that keeps its connections between tasks.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Client {
     agent: Agent,
 }

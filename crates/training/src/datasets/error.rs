@@ -55,6 +55,16 @@ pub enum DatasetError {
         /// Digest of the dataset.
         expected: Digest,
     },
+    /// A file that is elsewhere cannot be read.
+    #[error("cannot read samples of {file}: {reason}")]
+    Elsewhere {
+        /// The file's name.
+        file: String,
+        /// Why not, without secrets.
+        reason: String,
+        /// Whether it may work later.
+        retryable: bool,
+    },
     /// A sample that the dataset does not have.
     #[error("sample {sample} does not exist, {} has {samples}", .path.display())]
     NoSample {
@@ -141,7 +151,7 @@ pub enum IdxProblem {
     #[error("the label of sample {sample} is {label}, but there are {classes} classes")]
     Label {
         /// The sample's number, from 0.
-        sample: usize,
+        sample: u32,
         /// Its label.
         label: u8,
         /// Number of classes.

@@ -6,12 +6,17 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{DatasetError, IdxProblem};
+use super::{ByteRanges, DatasetError, FileDefinition, IdxProblem};
 
 /// Unsigned bytes (0x08) in three dimensions.
 const IMAGES: u32 = 0x0803;
 /// Unsigned bytes (0x08) in one dimension.
 const LABELS: u32 = 0x0801;
+
+/// Length of the header in front of so many dimensions, in bytes.
+const fn header_bytes(dimensions: u64) -> u64 {
+    4 + 4 * dimensions
+}
 
 /// An opened file of images.
 #[derive(Debug)]
@@ -19,24 +24,25 @@ pub(super) struct Images {
     path: PathBuf,
     file: File,
     samples: u32,
-    header: u64,
 }
 
 impl Images {
     /// Opens a file that must hold `samples` images of `side` rows and columns.
     pub(super) fn open(dataset: &str, path: &Path, samples: u32, side: [usize; 2]) -> Result<Self, DatasetError> {
         let dimensions = [("samples", samples), ("rows", side[0] as u32), ("columns", side[1] as u32)];
-        let (file, header) = open(dataset, path, IMAGES, &dimensions)?;
-        Ok(Self { path: path.to_owned(), file, samples, header })
+        let file = open(dataset, path, IMAGES, &dimensions)?;
+        Ok(Self { path: path.to_owned(), file, samples })
     }
 
-    /// Fills `pixels`, which has the size of an image, with a sample.
-    pub(super) fn read(&self, sample: u32, pixels: &mut [u8]) -> Result<(), DatasetError> {
-        if sample >= self.samples {
-            return Err(no_sample(&self.path, sample, self.samples));
+    /// The pixels of these samples, `size` bytes each, one sample behind the other.
+    pub(super) fn read(&self, samples: &[u32], size: usize) -> Result<Vec<u8>, DatasetError> {
+        let mut pixels = vec![0; samples.len() * size];
+        for (&sample, pixels) in samples.iter().zip(pixels.chunks_exact_mut(size)) {
+            check_sample(&self.path, sample, self.samples)?;
+            let offset = header_bytes(3) + u64::from(sample) * size as u64;
+            self.file.read_exact_at(pixels, offset).map_err(|error| DatasetError::io("read", &self.path, error))?;
         }
-        let offset = self.header + u64::from(sample) * pixels.len() as u64;
-        self.file.read_exact_at(pixels, offset).map_err(|error| DatasetError::io("read", &self.path, error))
+        Ok(pixels)
     }
 }
 
@@ -50,40 +56,90 @@ pub(super) struct Labels {
 impl Labels {
     /// Reads a file that must hold `samples` labels below `classes`.
     pub(super) fn open(dataset: &str, path: &Path, samples: u32, classes: usize) -> Result<Self, DatasetError> {
-        let (mut file, _) = open(dataset, path, LABELS, &[("samples", samples)])?;
+        let mut file = open(dataset, path, LABELS, &[("samples", samples)])?;
         let mut labels = vec![0; samples as usize];
         file.read_exact(&mut labels).map_err(|error| DatasetError::io("read", path, error))?;
-        if let Some(sample) = labels.iter().position(|&label| usize::from(label) >= classes) {
-            let problem = IdxProblem::Label { sample, label: labels[sample], classes };
-            return Err(damaged(dataset, path, problem));
+        let found = labels.iter().zip(0..).find(|&(&label, _)| usize::from(label) >= classes);
+        if let Some((&label, sample)) = found {
+            return Err(damaged(dataset, path, IdxProblem::Label { sample, label, classes }));
         }
         Ok(Self { path: path.to_owned(), labels })
     }
 
-    pub(super) fn get(&self, sample: u32) -> Result<u8, DatasetError> {
-        let label = self.labels.get(sample as usize).copied();
-        label.ok_or_else(|| no_sample(&self.path, sample, self.labels.len() as u32))
+    pub(super) fn read(&self, samples: &[u32]) -> Result<Vec<u8>, DatasetError> {
+        let label = |&sample: &u32| {
+            let label = self.labels.get(sample as usize).copied();
+            label.ok_or_else(|| no_sample(&self.path, sample, self.labels.len() as u32))
+        };
+        samples.iter().map(label).collect()
     }
 }
 
+/// Files of images and labels that are elsewhere. Only what samples take is read: neither headers, which the
+/// dataset's definition determines, nor other labels.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Elsewhere {
+    pub dataset: &'static str,
+    pub images: &'static FileDefinition,
+    pub labels: &'static FileDefinition,
+    pub samples: u32,
+    pub classes: usize,
+}
+
+impl Elsewhere {
+    /// Pixels and labels of these samples.
+    pub(super) fn read(
+        &self,
+        ranges: &mut dyn ByteRanges,
+        samples: &[u32],
+        size: usize,
+    ) -> Result<(Vec<u8>, Vec<u8>), DatasetError> {
+        for &sample in samples {
+            check_sample(Path::new(self.images.name), sample, self.samples)?;
+        }
+        let pixels = read_elements(ranges, self.images, header_bytes(3), samples, size)?;
+        let labels = read_elements(ranges, self.labels, header_bytes(1), samples, 1)?;
+        if let Some((&label, &sample)) =
+            labels.iter().zip(samples).find(|&(&label, _)| usize::from(label) >= self.classes)
+        {
+            let problem = IdxProblem::Label { sample, label, classes: self.classes };
+            return Err(damaged(self.dataset, Path::new(self.labels.name), problem));
+        }
+        Ok((pixels, labels))
+    }
+}
+
+/// Elements of `size` bytes behind a header.
+fn read_elements(
+    ranges: &mut dyn ByteRanges,
+    file: &FileDefinition,
+    header: u64,
+    elements: &[u32],
+    size: usize,
+) -> Result<Vec<u8>, DatasetError> {
+    let offsets: Vec<u64> = elements.iter().map(|&element| header + u64::from(element) * size as u64).collect();
+    let mut bytes = vec![0; elements.len() * size];
+    ranges.read(file.name, file.bytes, &offsets, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn check_sample(path: &Path, sample: u32, samples: u32) -> Result<(), DatasetError> {
+    if sample < samples { Ok(()) } else { Err(no_sample(path, sample, samples)) }
+}
+
 /// Opens a file, checks header and length, and leaves it at its first sample.
-fn open(
-    dataset: &str,
-    path: &Path,
-    magic: u32,
-    dimensions: &[(&'static str, u32)],
-) -> Result<(File, u64), DatasetError> {
+fn open(dataset: &str, path: &Path, magic: u32, dimensions: &[(&'static str, u32)]) -> Result<File, DatasetError> {
     let mut file = File::open(path).map_err(|error| DatasetError::opening(dataset, path, error))?;
     let read = |error| DatasetError::io("read", path, error);
     let length = file.metadata().map_err(read)?.len();
-    let mut header = vec![0; 4 + 4 * dimensions.len()];
+    let mut header = vec![0; header_bytes(dimensions.len() as u64) as usize];
     if length < header.len() as u64 {
         let problem = IdxProblem::NoHeader { length, header: header.len() as u64 };
         return Err(damaged(dataset, path, problem));
     }
     file.read_exact(&mut header).map_err(read)?;
     check(&header, length, magic, dimensions).map_err(|problem| damaged(dataset, path, problem))?;
-    Ok((file, header.len() as u64))
+    Ok(file)
 }
 
 fn check(header: &[u8], length: u64, magic: u32, dimensions: &[(&'static str, u32)]) -> Result<(), IdxProblem> {
@@ -140,10 +196,8 @@ mod tests {
     #[test]
     fn a_sample_is_read_from_its_place() {
         let images = images(&idx(&[IMAGES, 2, 1, 3], &[1, 2, 3, 4, 5, 6])).unwrap();
-        let mut pixels = [0; 3];
-        images.read(1, &mut pixels).unwrap();
-        assert_eq!(pixels, [4, 5, 6]);
-        assert!(matches!(images.read(2, &mut pixels), Err(DatasetError::NoSample { sample: 2, samples: 2, .. })));
+        assert_eq!(images.read(&[1, 0], 3).unwrap(), [4, 5, 6, 1, 2, 3]);
+        assert!(matches!(images.read(&[2], 3), Err(DatasetError::NoSample { sample: 2, samples: 2, .. })));
     }
 
     #[test]

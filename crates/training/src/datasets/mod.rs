@@ -6,7 +6,9 @@ mod mnist;
 mod pull;
 mod source;
 
+use std::collections::BTreeMap;
 use std::env;
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -14,7 +16,7 @@ use std::path::{Path, PathBuf};
 pub use error::{DatasetError, IdxProblem};
 pub use pull::{PullEvent, PullOptions, pull};
 
-use idx::{Images, Labels};
+use idx::{Elsewhere, Images, Labels};
 use peerless_protocol::{DatasetSpec, Digest};
 
 /// What is known about a dataset without its files.
@@ -109,16 +111,32 @@ pub enum Split {
     Test,
 }
 
+/// Reads pieces of a dataset's files that are elsewhere.
+pub trait ByteRanges: fmt::Debug + Send {
+    /// Fills `bytes` with as many pieces as there are `offsets`, all of one size, from a file that has to be
+    /// `length` bytes long.
+    ///
+    /// # Errors
+    /// [`DatasetError::Elsewhere`].
+    fn read(&mut self, file: &str, length: u64, offsets: &[u64], bytes: &mut [u8]) -> Result<(), DatasetError>;
+}
+
 /// An opened dataset. Samples are read when they are asked for: a function that computes a unit of
 /// 64 samples neither waits for 47 MB nor holds them, and the page cache keeps them for all. Read
 /// rather than mapped, so that a file which shrinks gives an error and no SIGBUS.
 #[derive(Debug)]
 pub struct Dataset {
     info: DatasetInfo,
-    train: (Images, Labels),
-    test: (Images, Labels),
+    files: Files,
     /// The normalised value of each byte.
     normalised: [f32; 256],
+}
+
+/// Where the samples are.
+#[derive(Debug)]
+enum Files {
+    Here { train: (Images, Labels), test: (Images, Labels) },
+    Elsewhere { train: Elsewhere, test: Elsewhere, ranges: Box<dyn ByteRanges> },
 }
 
 impl Dataset {
@@ -141,7 +159,31 @@ impl Dataset {
         let [train_images, train_labels, test_images, test_labels] = definition.files;
         let train = open(train_images, train_labels, info.train_samples)?;
         let test = open(test_images, test_labels, info.test_samples)?;
-        Ok(Self { train, test, normalised: normalised(definition.mean, definition.deviation), info })
+        Ok(Self { files: Files::Here { train, test }, normalised: definition.normalised(), info })
+    }
+
+    /// A dataset that is not here. Nothing is read yet, and of the files only what samples take.
+    ///
+    /// # Errors
+    /// [`DatasetError::Unknown`].
+    pub fn elsewhere(name: &str, ranges: Box<dyn ByteRanges>) -> Result<Self, DatasetError> {
+        let definition = definition(name)?;
+        let info = definition.info.clone();
+        let classes = info.classes;
+        let [train_images, train_labels, test_images, test_labels] = definition.files;
+        let files =
+            |images, labels, samples| Elsewhere { dataset: definition.info.name, images, labels, samples, classes };
+        let train = files(train_images, train_labels, info.train_samples);
+        let test = files(test_images, test_labels, info.test_samples);
+        let files = Files::Elsewhere { train, test, ranges };
+        Ok(Self { files, normalised: definition.normalised(), info })
+    }
+
+    /// Has a dataset that is not here read by other means from now on; no effect on one that is.
+    pub fn read_by(&mut self, other: Box<dyn ByteRanges>) {
+        if let Files::Elsewhere { ranges, .. } = &mut self.files {
+            *ranges = other;
+        }
     }
 
     /// Name, shapes and size.
@@ -156,26 +198,31 @@ impl Dataset {
     /// training set.
     ///
     /// # Errors
-    /// [`DatasetError::NoSample`] or [`DatasetError::Io`].
-    pub fn read(&self, split: Split, samples: &[u32]) -> Result<(Vec<f32>, Vec<u8>), DatasetError> {
-        let (images, labels) = match split {
-            Split::Train => &self.train,
-            Split::Test => &self.test,
+    /// [`DatasetError::NoSample`], [`DatasetError::Io`]; [`DatasetError::Elsewhere`] or [`DatasetError::Idx`] if
+    /// the files are not here.
+    pub fn read(&mut self, split: Split, samples: &[u32]) -> Result<(Vec<f32>, Vec<u8>), DatasetError> {
+        let size = self.info.shape.iter().product();
+        let (pixels, labels) = match (&mut self.files, split) {
+            (Files::Here { train: (images, labels), .. }, Split::Train)
+            | (Files::Here { test: (images, labels), .. }, Split::Test) => {
+                (images.read(samples, size)?, labels.read(samples)?)
+            }
+            (Files::Elsewhere { train: files, ranges, .. }, Split::Train)
+            | (Files::Elsewhere { test: files, ranges, .. }, Split::Test) => {
+                files.read(&mut **ranges, samples, size)?
+            }
         };
-        let mut pixels = vec![0; self.info.shape.iter().product()];
-        let mut values = Vec::with_capacity(samples.len() * pixels.len());
-        let mut classes = Vec::with_capacity(samples.len());
-        for &sample in samples {
-            images.read(sample, &mut pixels)?;
-            values.extend(pixels.iter().map(|&pixel| self.normalised[usize::from(pixel)]));
-            classes.push(labels.get(sample)?);
-        }
-        Ok((values, classes))
+        Ok((pixels.iter().map(|&pixel| self.normalised[usize::from(pixel)]).collect(), labels))
     }
 }
 
-fn normalised(mean: f32, deviation: f32) -> [f32; 256] {
-    std::array::from_fn(|pixel| (pixel as f32 / 255.0 - mean) / deviation)
+/// The files of a dataset in `dir/name`, by their names.
+///
+/// # Errors
+/// [`DatasetError::Unknown`].
+pub fn files(name: &str, dir: &Path) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
+    let folder = dir.join(name);
+    Ok(definition(name)?.files.iter().map(|file| (file.name.to_owned(), folder.join(file.name))).collect())
 }
 
 /// A dataset with everything that is needed to find, check and read its files.
@@ -191,7 +238,15 @@ struct Definition {
     mirrors: &'static [&'static str],
 }
 
+impl Definition {
+    /// The value of each byte of a sample.
+    fn normalised(&self) -> [f32; 256] {
+        std::array::from_fn(|pixel| (pixel as f32 / 255.0 - self.mean) / self.deviation)
+    }
+}
+
 /// One decoded file of a dataset.
+#[derive(Debug)]
 struct FileDefinition {
     /// Its name here and in most distributions.
     name: &'static str,

@@ -71,12 +71,12 @@ struct Breakdown {
 
 pub(super) fn run(args: &ThroughputArgs) -> anyhow::Result<()> {
     data::ensure("mnist")?;
-    let dataset = Dataset::open("mnist", &default_dir())?;
+    let mut dataset = Dataset::open("mnist", &default_dir())?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut repeats = Vec::new();
     let mut rounds = Vec::new();
     for number in 1..=args.repeats {
-        let plain = |batch, passes_per_step| measure_loop(&dataset, batch, passes_per_step, args.rounds, cores);
+        let mut plain = |batch, passes_per_step| measure_loop(&mut dataset, batch, passes_per_step, args.rounds, cores);
         let (loop_256x1, loop_64x4) = (plain(UNITS * SAMPLES_PER_UNIT, 1)?, plain(SAMPLES_PER_UNIT, UNITS)?);
         let (run, applied) = measure_run(args)?;
         rounds.extend(applied);
@@ -100,7 +100,7 @@ pub(super) fn run(args: &ThroughputArgs) -> anyhow::Result<()> {
 }
 
 fn measure_loop(
-    dataset: &Dataset,
+    dataset: &mut Dataset,
     batch: usize,
     passes_per_step: usize,
     steps: u64,
