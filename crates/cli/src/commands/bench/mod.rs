@@ -1,5 +1,6 @@
 //! `peerless bench`: what a run costs on this machine, measured side by side.
 
+mod functions;
 mod recovery;
 mod run;
 mod throughput;
@@ -9,6 +10,7 @@ use clap::{Args, Subcommand};
 const EXAMPLES: &str = "\
 Examples:
   peerless bench throughput           2 peers against a plain training loop, alternating
+  peerless bench functions            what a call, a cold start and a unit's bytes cost
   peerless bench recovery             what kill -9, SIGSTOP, a partition and a dead function cost
   peerless bench recovery --fault kill --repetitions 50
 
@@ -28,12 +30,15 @@ enum BenchCommand {
     Throughput(throughput::ThroughputArgs),
     /// Time until the next round, and work done again, after faults of real peers and functions
     Recovery(recovery::RecoveryArgs),
+    /// Time of function calls, warm and cold, and bytes moved per unit against the least possible
+    Functions(functions::FunctionsArgs),
 }
 
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         BenchCommand::Throughput(args) => throughput::run(args),
         BenchCommand::Recovery(args) => recovery::run(args),
+        BenchCommand::Functions(args) => functions::run(args),
     }
 }
 

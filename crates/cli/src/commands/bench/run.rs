@@ -1,15 +1,16 @@
 //! A real `peerless train` as a child process, and its ledgers afterwards.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, ensure};
 use peerless_peer::run_directory::RunDirectory;
+use peerless_peer::status::PeerStatus;
+use peerless_protocol::RunSpec;
 use peerless_store::{Ledger, RoundRecord, ledger_path};
 
 /// A finished run in a directory that goes with this value.
 pub(super) struct FinishedRun {
-    directory: PathBuf,
+    run: RunDirectory,
     _guard: tempfile::TempDir,
 }
 
@@ -24,13 +25,26 @@ impl FinishedRun {
         let output = command.stderr(Stdio::piped()).output().context("cannot start the run")?;
         let talk = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "the run failed ({}):\n{talk}", output.status);
-        Ok(Self { directory, _guard: guard })
+        Ok(Self { run: RunDirectory::open(&directory)?, _guard: guard })
+    }
+
+    /// What was trained.
+    pub(super) fn spec(&self) -> &RunSpec {
+        self.run.spec()
+    }
+
+    /// The last status of each peer.
+    pub(super) fn statuses(&self) -> anyhow::Result<Vec<PeerStatus>> {
+        let mut statuses = Vec::new();
+        for (_, path) in self.run.peers()? {
+            statuses.extend(PeerStatus::read(&path)?);
+        }
+        Ok(statuses)
     }
 
     /// The rounds that each peer has applied, by the peer's name.
     pub(super) fn rounds(&self) -> anyhow::Result<Vec<(String, Vec<RoundRecord>)>> {
-        let run = RunDirectory::open(&self.directory)?;
-        let peers = run.peers()?.into_iter();
+        let peers = self.run.peers()?.into_iter();
         peers
             .map(|(name, path)| {
                 let ledger = Ledger::open_read_only(&ledger_path(&path))?;
