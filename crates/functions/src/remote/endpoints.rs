@@ -20,6 +20,8 @@ pub(crate) struct Endpoints {
 #[derive(Debug, Default)]
 struct Server {
     busy: usize,
+    /// When it was taken last, in calls of all servers.
+    taken: u64,
     /// Failures since it last answered.
     failures: u32,
     paused_until: Option<Instant>,
@@ -30,15 +32,19 @@ impl Endpoints {
         Self { servers: Mutex::new((0..count).map(|_| Server::default()).collect()) }
     }
 
-    /// Takes the server with the fewest calls at work, the first of several. Paused ones only when all
-    /// are, the one first whose pause ends first: better to ask it than to fail unasked.
+    /// Takes the server with the fewest calls at work, of several the one that was not taken for the longest
+    /// time: peers that share servers would otherwise all go to the first, and go there again when it is busy.
+    /// Paused ones only when all are, the one first whose pause ends first: better to ask it than to fail
+    /// unasked.
     pub(crate) fn take(&self, now: Instant) -> Lease<'_> {
         let mut servers = self.lock();
-        let rank = |server: &Server| (server.paused_until.filter(|until| *until > now), server.busy);
+        let rank = |server: &Server| (server.paused_until.filter(|until| *until > now), server.busy, server.taken);
         let index = (0..servers.len()).min_by_key(|&index| rank(&servers[index])).unwrap_or(0);
+        let turn = servers.iter().map(|server| server.taken).max().unwrap_or_default() + 1;
         let mut suspect = false;
         if let Some(server) = servers.get_mut(index) {
             server.busy += 1;
+            server.taken = turn;
             suspect = server.failures > 0;
         }
         Lease { endpoints: self, index, suspect }
@@ -108,8 +114,20 @@ mod tests {
         assert_eq!((again.index, again.suspect), (0, true));
         again.failed(later, None);
         drop(again);
-        assert_eq!(endpoints.take(later + FIRST_PAUSE).index, 1);
+        assert_eq!(endpoints.take(later + FIRST_PAUSE).index, 2);
+        drop(endpoints.take(later + FIRST_PAUSE));
         assert_eq!(endpoints.take(later + 2 * FIRST_PAUSE).index, 0);
+    }
+
+    #[test]
+    fn whoever_was_busy_is_not_asked_again_at_once() {
+        let endpoints = Endpoints::new(2);
+        let now = Instant::now();
+        let first = endpoints.take(now);
+        first.failed(now, Some(Duration::ZERO));
+        let index = first.index;
+        drop(first);
+        assert_ne!(endpoints.take(now).index, index);
     }
 
     #[test]
