@@ -69,6 +69,11 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    // Before anything else: functions wait for it, and it must be the only thread.
+    if arguments.next().is_some_and(|command| command == functions::SANDBOX_COMMAND) {
+        return peerless_sandbox::launch(arguments);
+    }
     let result = match Cli::parse().command {
         Command::Train(args) => commands::train::run(*args),
         Command::Peer(args) => commands::peer::run(*args),

@@ -166,8 +166,10 @@ fn files_that_are_damaged_missing_or_of_another_run_are_named() {
 /// Starts a peer in a run directory, with a function program.
 fn peer(place: &Workplace, run: &str, name: &str, program: &Path, more: &[&str]) -> Running {
     let program = program.to_str().unwrap();
+    // The program starts this test's and the real function's, which are here.
+    let built = Path::new(env!("CARGO_BIN_EXE_peerless")).parent().unwrap().to_str().unwrap();
     let arguments = ["peer", "start", "--run-dir", run, "--name", name, "--function-program", program];
-    place.start(place.command(&[&arguments, more].concat()))
+    place.start(place.command(&[&arguments[..], &["--function-read", built], more].concat()))
 }
 
 fn id(place: &Workplace, run: &str, peer: &str) -> Value {

@@ -105,9 +105,10 @@ pub enum InvokeError {
         /// The last lines it wrote to stderr; may be empty.
         stderr: String,
     },
-    /// The function ended because an allocation failed. Only known where the function's run-time
-    /// says so on stderr, as those of Rust, C++ and Python do; a function that the kernel's
-    /// out-of-memory killer took looks like any other killed by signal 9.
+    /// The function ended because an allocation failed, or it was killed because its cgroup's memory was used up.
+    /// Only known where the function's run-time says so on stderr, as those of Rust, C++ and Python do, or
+    /// the function has a cgroup; one that the kernel's out-of-memory killer took because the whole machine was
+    /// out of memory looks like any other killed by signal 9.
     #[error(
         "function {function} ran out of memory ({death}, {}){}",
         limit.map_or("no limit set".to_owned(), |bytes| format!("limit {bytes} bytes")),

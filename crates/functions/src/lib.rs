@@ -23,7 +23,7 @@ pub use error::{Death, FunctionName, InvokeError, ProtocolViolation, TaskFailed}
 pub use fallback::Fallback;
 pub use metering::{Billing, InvocationRecord, Meter, Metering, Outcome, WorkLabel};
 pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
-pub use process::{ConfigError, ProcessConfig, ProcessPool};
+pub use process::{ConfigError, Isolation, IsolationLevel, ProcessConfig, ProcessPool};
 pub use remote::{HttpConfig, HttpConfigError, HttpPlatform};
 #[cfg(feature = "lambda")]
 pub use remote::{LambdaConfig, LambdaConfigError, LambdaPlatform};

@@ -9,31 +9,35 @@
 //! - Read tasks from stdin and write reports to stdout, one JSON document per line each.
 //! - Write logs to stderr only.
 //! - Exit when stdin ends, *also while it works on a task*: read stdin on a thread of its own. That
-//!   is how functions go away when their peer dies by `kill -9`. `PR_SET_PDEATHSIG` is no
-//!   replacement: it can only be set from inside the function (without `unsafe` in the peer), and it
-//!   fires when the *thread* that started the function ends, which in an asynchronous runtime may be
-//!   long before the peer does. As an addition it is harmless only if the starting thread is known to
-//!   live on.
+//!   is how functions go away when their peer dies by `kill -9`; those that are isolated are killed
+//!   then by the kernel besides.
 //! - Be ready to be killed at any moment. Idle functions are, too: they have no state to save.
 //!
-//! The environment is cut down to `PATH`, `HOME`, `XDG_CACHE_HOME`, `RUST_LOG`, `RUST_BACKTRACE` and
-//! `PEERLESS_*`; `RAYON_NUM_THREADS=1` is added, as the pool gets its parallelism from processes.
+//! The environment is cut down to a few names (`PATH`, `HOME`, `PEERLESS_DATA` and the like), so that
+//! the peer's tokens, passwords and keys stay with the peer; `RAYON_NUM_THREADS=1` is added, as the
+//! pool gets its parallelism from processes. With [`Isolation`] functions are kept from the rest of the
+//! machine as well.
+//!
 //! Each function leads a process group of its own, so that Ctrl-C in a terminal reaches the peer
 //! alone, and whatever a function started is killed with it when the pool ends it. (Helpers of a
 //! function that dies by itself are left: after it is reaped its id could name somebody else.)
 
 mod child;
+mod isolation;
 mod pool;
+mod spawner;
 mod stderr;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use thiserror::Error;
 
+use self::isolation::Confinement;
+pub use self::isolation::{Isolation, IsolationLevel};
 use self::pool::Shared;
 use crate::error::InvokeError;
 use crate::platform::{BoxFuture, Call, FunctionPlatform, Invocation, PlatformSnapshot};
@@ -61,13 +65,17 @@ pub struct ProcessConfig {
     /// stacks), what a function can be blamed for. `RLIMIT_AS` would count files mapped to be
     /// read (states, datasets) and address space that allocators reserve and never touch; a limit
     /// on resident memory (`RLIMIT_RSS`) is not enforced by Linux. An allocation beyond it fails,
-    /// which ends programs that are not prepared for that.
+    /// which ends programs that are not prepared for that. Where the function is isolated and cgroups can
+    /// be made, its group has this limit, too: that counts what `RLIMIT_DATA` does not, shared
+    /// memory and the processes that it starts, and the function that passes it is killed.
     pub memory_limit_bytes: Option<u64>,
+    /// What else functions are kept from; `None` for what an ordinary child of the peer may do.
+    pub isolation: Option<Isolation>,
 }
 
 impl ProcessConfig {
     /// Defaults: one function per core, 1024 waiting calls, 60 s idle, 5 min per attempt, no memory
-    /// limit.
+    /// limit, no isolation.
     pub fn new(command: impl Into<PathBuf>) -> Self {
         Self {
             command: command.into(),
@@ -78,7 +86,19 @@ impl ProcessConfig {
             idle_timeout: Duration::from_secs(60),
             time_limit: Duration::from_secs(300),
             memory_limit_bytes: None,
+            isolation: None,
         }
+    }
+}
+
+impl ProcessConfig {
+    /// Lets isolated functions read and write what their tasks will name, and gives them a folder of their own for
+    /// temporary files.
+    pub fn allow(&mut self, read: &Path, write: &Path, temporary: &Path) {
+        let Some(isolation) = &mut self.isolation else { return };
+        isolation.read.push(read.to_owned());
+        isolation.write.extend([write.to_owned(), temporary.to_owned()]);
+        self.env.push(("TMPDIR".into(), temporary.into()));
     }
 }
 
@@ -91,6 +111,12 @@ pub enum ConfigError {
     /// No process may run, or more than can be counted.
     #[error("the pool's concurrency is {0}, but must be between 1 and {MAX_CONCURRENCY}")]
     Concurrency(usize),
+    /// The isolation is required, and this machine lacks parts of it.
+    #[error("functions cannot be isolated in full, this machine lacks: {missing}")]
+    Isolation {
+        /// What is missing.
+        missing: String,
+    },
 }
 
 /// Far above what one machine can run, far below what overflows a counter.
@@ -116,7 +142,8 @@ impl ProcessPool {
         if !(1..=MAX_CONCURRENCY).contains(&config.concurrency) {
             return Err(ConfigError::Concurrency(config.concurrency));
         }
-        Ok(Self { shared: Shared::new(config) })
+        let confinement = Confinement::new(&config)?;
+        Ok(Self { shared: Shared::new(config, confinement) })
     }
 }
 

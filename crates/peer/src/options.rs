@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,18 @@ pub struct PeerOptions {
     /// The Redis or Valkey server that keeps gradients until their round is over and sums them, if it has the
     /// module; `None` for this machine's memory. Needs the feature `redis`.
     pub gradient_store: Option<RedisServer>,
+}
+
+impl PeerOptions {
+    /// Lets isolated functions of this machine have the folders that tasks name.
+    pub(crate) fn allow(&mut self, states: &Path, outputs: &Path, temporary: &Path) {
+        if let FunctionsConfig::Process(config) = &mut self.functions {
+            config.allow(states, outputs, temporary);
+        }
+        if let Some(config) = &mut self.fallback {
+            config.allow(states, outputs, temporary);
+        }
+    }
 }
 
 /// What runs a peer's functions.

@@ -344,6 +344,16 @@ impl TensorStore {
         Ok((state, stored))
     }
 
+    /// The folder with the states, which functions read.
+    pub fn states_directory(&self) -> &Path {
+        &self.states
+    }
+
+    /// The folder that functions write to.
+    pub fn outputs_directory(&self) -> &Path {
+        &self.outputs
+    }
+
     /// A path of its own for one invocation to write unit `unit` of round `round` to.
     pub fn unit_output(&mut self, round: u64, unit: u32) -> PathBuf {
         self.next_name += 1;

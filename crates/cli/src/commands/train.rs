@@ -88,6 +88,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     args.prices.check(args.budget)?;
     args.gradient_store.check()?;
+    args.functions.check_isolation()?;
     let (run, peers) = match &args.resume {
         Some(directory) => resume(&args, directory)?,
         None => create(&args)?,

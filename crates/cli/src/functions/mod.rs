@@ -1,5 +1,6 @@
 //! Flags about functions.
 
+mod isolation;
 mod remote;
 
 use std::ffi::OsString;
@@ -14,7 +15,10 @@ use peerless_peer::FunctionsConfig;
 use peerless_peer::data_path::DataPathConfig;
 use peerless_training::datasets;
 
+use self::isolation::IsolationArgs;
+pub(crate) use self::isolation::SANDBOX_COMMAND;
 use self::remote::RemoteArgs;
+use crate::output::label;
 
 /// The subcommand that a function's process runs.
 pub(crate) const FUNCTION_COMMAND: &str = "function";
@@ -26,7 +30,8 @@ pub(crate) struct FunctionArgs {
     /// Most function processes per peer [default: the cores, shared among the peers]
     #[arg(long, value_name = "N")]
     pub(crate) functions: Option<usize>,
-    /// Most memory of a function's heap and stacks, such as 512M or 2G [default: no limit]
+    /// Most memory of a function, such as 512M or 2G; also decides on its CPU time, see --function-cpu
+    /// [default: no limit]
     #[arg(long, value_name = "SIZE")]
     function_memory: Option<Size>,
     /// Longest time of one invocation before the function is killed [default: 300]
@@ -35,6 +40,8 @@ pub(crate) struct FunctionArgs {
     /// Program that computes units, instead of this one; see docs/function-protocol.md
     #[arg(long, value_name = "PATH")]
     function_program: Option<PathBuf>,
+    #[command(flatten)]
+    isolation: IsolationArgs,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -76,7 +83,18 @@ impl FunctionArgs {
         if let Some(seconds) = self.function_timeout {
             config.time_limit = Duration::from_secs(seconds.into());
         }
+        self.isolation.apply(&mut config)?;
         Ok(config)
+    }
+
+    /// Checks what the peers that get these flags would refuse, and says once what all of them would say in their logs.
+    pub(crate) fn check_isolation(&self) -> anyhow::Result<()> {
+        self.pool()?;
+        let missing = self.isolation.missing(self.function_memory.is_some())?;
+        if !missing.is_empty() {
+            label("warning", &format!("functions run without {}; see docs/isolation.md", missing.join("; ")));
+        }
+        Ok(())
     }
 
     /// The flags again, for a peer that shares this machine with `peers - 1` others.
@@ -93,6 +111,7 @@ impl FunctionArgs {
         if let Some(program) = &self.function_program {
             flags.extend(["--function-program".to_owned(), program.display().to_string()]);
         }
+        flags.extend(self.isolation.flags());
         flags.extend(self.remote.flags());
         flags
     }

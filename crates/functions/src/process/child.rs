@@ -6,11 +6,14 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 use std::{env, io};
 
+use peerless_sandbox::Cgroup;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::ProcessConfig;
+use super::isolation::{Confinement, Prepared};
+use super::spawner::Spawner;
 use super::stderr::StderrTail;
 use crate::error::{Death, InvokeError};
 use crate::report::MAX_REPORT_BYTES;
@@ -18,8 +21,10 @@ use crate::report::MAX_REPORT_BYTES;
 /// How long a function that closed stdout may take to exit, so that its exit code is its own.
 const EXIT_GRACE: Duration = Duration::from_millis(500);
 
-/// Environment variables that functions get from the peer, besides `PEERLESS_*`.
-const INHERITED: [&str; 5] = ["PATH", "HOME", "XDG_CACHE_HOME", "RUST_LOG", "RUST_BACKTRACE"];
+/// Environment variables that functions get from the peer. Names and not a pattern such as `PEERLESS_*`: the token that
+/// remote functions are called with and the password of a database begin like that.
+const INHERITED: [&str; 8] =
+    ["PATH", "HOME", "XDG_CACHE_HOME", "PEERLESS_DATA", "LANG", "LC_ALL", "RUST_LOG", "RUST_BACKTRACE"];
 
 /// What run-times write to stderr when an allocation fails: Rust, C++, Python.
 const OUT_OF_MEMORY_SIGNS: [&str; 3] = ["memory allocation of ", "std::bad_alloc", "MemoryError"];
@@ -32,6 +37,8 @@ pub(super) struct Function {
     stdout: BufReader<ChildStdout>,
     stderr: StderrTail,
     line: Vec<u8>,
+    /// Dropped last: what is left in it by then is killed.
+    group: Option<Cgroup>,
 }
 
 /// Why an exchange gave no line.
@@ -43,16 +50,24 @@ pub(super) enum Broken {
 }
 
 impl Function {
-    pub(super) fn spawn(config: &ProcessConfig) -> Result<Self, InvokeError> {
-        Self::try_spawn(config).map_err(|error| InvokeError::Spawn {
+    pub(super) fn spawn(
+        config: &ProcessConfig,
+        confinement: Option<&Confinement>,
+        spawner: &Spawner,
+    ) -> Result<Self, InvokeError> {
+        Self::try_spawn(config, confinement, spawner).map_err(|error| InvokeError::Spawn {
             command: config.command.clone(),
             kind: error.kind(),
             message: error.to_string(),
         })
     }
 
-    fn try_spawn(config: &ProcessConfig) -> io::Result<Self> {
-        let mut child = Command::new(&config.command)
+    fn try_spawn(config: &ProcessConfig, confinement: Option<&Confinement>, spawner: &Spawner) -> io::Result<Self> {
+        let Prepared { mut command, group } = match confinement {
+            Some(confinement) => confinement.prepare(config)?,
+            None => Prepared { command: Command::new(&config.command), group: None },
+        };
+        command
             .args(&config.args)
             .env_clear()
             .envs(reduced_environment(env::vars_os()))
@@ -61,8 +76,11 @@ impl Function {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
+            .kill_on_drop(true);
+        let mut child = match confinement {
+            Some(_) => spawner.spawn(command)?,
+            None => command.spawn()?,
+        };
         // All four are there: the pipes were asked for, and nobody has waited for the child.
         let gone = || io::Error::other("the process has no id or pipes");
         let pid = child.id().ok_or_else(gone)?;
@@ -77,6 +95,7 @@ impl Function {
             stdout: BufReader::new(stdout),
             stderr: StderrTail::follow(pid, stderr),
             line: Vec::new(),
+            group,
         })
     }
 
@@ -131,17 +150,26 @@ impl Function {
     }
 
     /// Finds out why the function fell silent; it is gone afterwards.
-    pub(super) async fn autopsy(&mut self, memory_limit: Option<u64>) -> InvokeError {
+    pub(super) async fn autopsy(
+        &mut self,
+        memory_limit: Option<u64>,
+        confinement: Option<&Confinement>,
+    ) -> InvokeError {
         let status = match tokio::time::timeout(EXIT_GRACE, self.child.wait()).await {
             Ok(status) => status.ok(),
             Err(_alive) => self.kill().await,
         };
-        let stderr = self.stderr.last_lines().await;
+        let mut stderr = self.stderr.last_lines().await;
         let function = self.pid;
         let death = status.map_or(Death::Signal(0), death);
         let no_memory = death != Death::Exit(0) && OUT_OF_MEMORY_SIGNS.iter().any(|sign| stderr.contains(sign));
-        if no_memory {
+        let killed_for_memory = self.group.as_ref().is_some_and(|group| group.killed_for_memory() > 0);
+        if no_memory || killed_for_memory {
             return InvokeError::OutOfMemory { function, death, limit: memory_limit, stderr };
+        }
+        let code = status.and_then(|status| status.code());
+        if let Some(hint) = confinement.and_then(|confinement| confinement.explain(&stderr, code)) {
+            stderr += &format!("\n({hint})");
         }
         InvokeError::Died { function, death, stderr }
     }
@@ -199,9 +227,7 @@ fn limit_memory(id: u32, bytes: Option<u64>) -> io::Result<()> {
 }
 
 fn reduced_environment(all: impl Iterator<Item = (OsString, OsString)>) -> Vec<(OsString, OsString)> {
-    let passed = |name: &OsStr| {
-        INHERITED.iter().any(|known| name == *known) || name.as_encoded_bytes().starts_with(b"PEERLESS_")
-    };
+    let passed = |name: &OsStr| INHERITED.iter().any(|known| name == *known);
     let mut environment = vec![("RAYON_NUM_THREADS".into(), "1".into())];
     environment.extend(all.filter(|(name, _)| passed(name)));
     environment
@@ -213,10 +239,18 @@ mod tests {
 
     #[test]
     fn a_function_sees_no_more_of_the_environment_than_it_needs() {
-        let all = ["PATH", "AWS_SECRET_ACCESS_KEY", "PEERLESS_CACHE", "XPEERLESS_", "LD_PRELOAD", "RAYON_NUM_THREADS"];
+        let all = [
+            "PATH",
+            "AWS_SECRET_ACCESS_KEY",
+            "PEERLESS_DATA",
+            "PEERLESS_FUNCTION_TOKEN",
+            "PEERLESS_REDIS_PASSWORD",
+            "LD_PRELOAD",
+            "RAYON_NUM_THREADS",
+        ];
         let reduced = reduced_environment(all.into_iter().map(|name| (name.into(), "8".into())));
         let text: Vec<_> =
             reduced.iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
-        assert_eq!(text, ["RAYON_NUM_THREADS=1", "PATH=8", "PEERLESS_CACHE=8"]);
+        assert_eq!(text, ["RAYON_NUM_THREADS=1", "PATH=8", "PEERLESS_DATA=8"]);
     }
 }

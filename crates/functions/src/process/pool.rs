@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use peerless_protocol::function::Report;
+use peerless_protocol::function::{Failure, Report};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::ProcessConfig;
 use super::child::{Broken, Function};
+use super::isolation::Confinement;
+use super::spawner::Spawner;
 use crate::error::{FunctionName, InvokeError, ProtocolViolation};
 use crate::metering::{Outcome, Ticket};
 use crate::platform::{Call, Counters, FunctionSnapshot, Invocation, PlatformSnapshot};
@@ -27,6 +29,8 @@ type Answer = Result<Invocation, InvokeError>;
 /// What the pool's handle and the drivers share.
 pub(super) struct Shared {
     config: ProcessConfig,
+    confinement: Option<Confinement>,
+    spawner: Spawner,
     queue: Queue,
     population: Mutex<Population>,
     stop: watch::Sender<bool>,
@@ -76,10 +80,12 @@ enum Next {
 }
 
 impl Shared {
-    pub(super) fn new(config: ProcessConfig) -> Arc<Self> {
+    pub(super) fn new(config: ProcessConfig, confinement: Option<Confinement>) -> Arc<Self> {
         Arc::new(Self {
             queue: Queue::new(config.concurrency, config.queue_limit),
             config,
+            confinement,
+            spawner: Spawner::default(),
             population: Mutex::default(),
             stop: watch::Sender::new(false),
             alive: watch::Sender::new(0),
@@ -151,7 +157,7 @@ impl Shared {
     }
 
     fn start(self: &Arc<Self>, mut resident: Resident, mut job: Job) {
-        match Function::spawn(&self.config) {
+        match Function::spawn(&self.config, self.confinement.as_ref(), &self.spawner) {
             Ok(function) => {
                 job.ticket.assign(function.pid(), true);
                 resident.adopt(function.pid());
@@ -172,7 +178,7 @@ impl Shared {
         job.ticket.transferred(job.line.len(), exchange.bytes_out);
         let result = exchange.result.and_then(|report| {
             job.ticket.reported(&report);
-            report.outcome.map_err(InvokeError::Reported)
+            report.outcome.map_err(|failure| InvokeError::Reported(self.explained(failure)))
         });
         let outcome = match &result {
             Ok(_) if job.reply.is_closed() => Outcome::Discarded,
@@ -189,6 +195,14 @@ impl Shared {
         drop(job.permit);
         // Fails when the caller is gone.
         let _discarded = job.reply.send(result.map(|output| Invocation { output, metering }));
+    }
+
+    /// A failure that isolation may be the cause of says so.
+    fn explained(&self, mut failure: Failure) -> Failure {
+        if let Some(hint) = self.confinement.as_ref().and_then(|it| it.explain(&failure.message, None)) {
+            failure.message += &format!(" ({hint})");
+        }
+        failure
     }
 
     fn count(&self, ticket: &Ticket, failed: bool) {
@@ -339,7 +353,10 @@ impl Driver {
                 let limit = MAX_REPORT_BYTES;
                 Exchange::failed(protocol(ProtocolViolation::LineTooLong { limit }))
             }
-            Err(Broken::Silent) => Exchange::failed(self.function.autopsy(shared.config.memory_limit_bytes).await),
+            Err(Broken::Silent) => {
+                let (limit, confinement) = (shared.config.memory_limit_bytes, shared.confinement.as_ref());
+                Exchange::failed(self.function.autopsy(limit, confinement).await)
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! A peer for tests: keeps functions warm and busy until it is killed.
 //!
-//! Arguments: the function program and the folder for `PEERLESS_SCRIPT_DIR`. Prints the process ids
+//! Arguments: the function program, the folder for `PEERLESS_SCRIPT_DIR`, and the launcher if functions are to be
+//! isolated; these do not end by themselves. Prints the process ids
 //! of its functions as one line.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test program; its panics are test failures")]
@@ -12,16 +13,30 @@ use std::env;
 use std::future::pending;
 use std::sync::Arc;
 
-use peerless_functions::{Call, FunctionPlatform, InvocationRecord, Meter, ProcessConfig, ProcessPool};
+use peerless_functions::{
+    Call, FunctionPlatform, InvocationRecord, Isolation, IsolationLevel, Meter, ProcessConfig, ProcessPool,
+};
 
 #[tokio::main]
 async fn main() {
     let arguments: Vec<_> = env::args_os().skip(1).collect();
-    let pool = ProcessPool::new(ProcessConfig {
+    let mut config = ProcessConfig {
         env: vec![("PEERLESS_SCRIPT_DIR".into(), arguments[1].clone())],
         concurrency: 3,
         ..ProcessConfig::new(&arguments[0])
-    });
+    };
+    if let Some(launcher) = arguments.get(2) {
+        config.env.push(("PEERLESS_SCRIPT_DEAF".into(), "1".into()));
+        config.isolation = Some(Isolation {
+            launcher: (launcher.into(), Vec::new()),
+            level: IsolationLevel::Full,
+            required: false,
+            read: Vec::new(),
+            write: vec![arguments[1].clone().into()],
+            cpu_by_memory: false,
+        });
+    }
+    let pool = ProcessPool::new(config);
     let pool = Arc::new(pool.unwrap());
     let models = ["sleep", "sleep", "ping"];
     for (invocation, model) in models.into_iter().enumerate() {

@@ -4,7 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test program; its panics are test failures")]
 
-use std::io::{BufRead, Write, stderr, stdin, stdout};
+use std::io::{self, BufRead, Write, stderr, stdin, stdout};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Command, abort, exit};
 use std::sync::mpsc;
@@ -21,7 +22,13 @@ fn main() {
         for line in stdin().lock().lines() {
             lines.send(line.unwrap()).unwrap();
         }
-        exit(0);
+        // One that breaks the rule does not end with its peer.
+        if env::var_os("PEERLESS_SCRIPT_DEAF").is_none() {
+            exit(0);
+        }
+        loop {
+            thread::park();
+        }
     });
     for line in tasks {
         let task: Task = serde_json::from_str(&line).unwrap();
@@ -74,6 +81,17 @@ fn perform(task: &Task) {
         }
         "fail-numerics" => fail(task, FailureKind::Numerics),
         "fail-environment" => fail(task, FailureKind::Environment),
+        "fill-shared-memory" => fill_shared_memory(task),
+        "report-denied" => {
+            let message = "cannot read /etc/shadow: Permission denied (os error 13)".into();
+            answer(task.invocation, Err(Failure { kind: FailureKind::Input, message }));
+        }
+        attempt if attempt.starts_with("attempt ") => {
+            let words: Vec<&str> = attempt.split(' ').collect();
+            let outcome = try_to(words[1], words[2]).unwrap_or_else(|error| format!("{:?}", error.kind()));
+            fs::write(folder().join("outcome"), outcome).unwrap();
+            pong(task.invocation);
+        }
         "exit-when-idle" => {
             pong(task.invocation);
             exit(0);
@@ -96,6 +114,26 @@ fn allocate(task: &Task) {
     let blocks: Vec<Vec<u8>> = (0..64).map(|_| vec![1; 16 << 20]).collect();
     eprintln!("allocated {} blocks", blocks.len());
     pong(task.invocation);
+}
+
+/// Memory that is no part of the heap: pages of a file system that is in memory, in the folder of the test.
+fn fill_shared_memory(task: &Task) {
+    let mut file = fs::File::create(folder().join("filled")).unwrap();
+    // Bounded, so that a limit that does not work fails the test and not the machine.
+    (0..64).for_each(|_| file.write_all(&vec![1; 4 << 20]).unwrap());
+    pong(task.invocation);
+}
+
+fn try_to(what: &str, argument: &str) -> io::Result<String> {
+    match what {
+        "read" => fs::read(argument)?,
+        "write" => fs::write(argument, "x").map(|()| Vec::new())?,
+        "temporary" => fs::write(env::temp_dir().join(argument), "x").map(|()| Vec::new())?,
+        "connect" => TcpStream::connect(argument).map(|_| Vec::new())?,
+        "execute" => Command::new(argument).status().map(|_| Vec::new())?,
+        other => panic!("unknown attempt {other}"),
+    };
+    Ok("done".into())
 }
 
 fn folder() -> PathBuf {

@@ -78,7 +78,7 @@ pub async fn run_peer(options: PeerOptions, leave: impl Future<Output = ()> + Se
 }
 
 async fn run_opened(
-    options: PeerOptions,
+    mut options: PeerOptions,
     identity: &Identity,
     directory: &Path,
     opened: Opened,
@@ -90,6 +90,8 @@ async fn run_opened(
         |file| tracing::warn!(path = %file.path.display(), reason = file.reason, "a damaged file is passed over"),
     );
     let spec = options.run.spec().clone();
+    let temporary = temporary_directory(directory);
+    options.allow(store.tensors.states_directory(), store.tensors.outputs_directory(), &temporary);
     let (platform, data_path) = platform(&options).await?;
     let platform_of_bill = (platform.name(), platform.concurrency());
     let accounts = Accounts::open(directory, options.tariff.clone(), options.budget, platform_of_bill)?;
@@ -239,6 +241,17 @@ async fn keep_newest(store: Store, resumed: Option<Resumed>, directory: &Path) -
     write_checkpoint(storage.clone()).await?;
     let tensors = tensor_directory(directory);
     storage.run(move |_| remove_tensors(&tensors)).await
+}
+
+/// A folder for functions' temporary files, without those of earlier processes. If it cannot be made, functions have
+/// none, which few need.
+fn temporary_directory(directory: &Path) -> PathBuf {
+    let path = directory.join("functions-tmp");
+    let _ = std::fs::remove_dir_all(&path);
+    if let Err(error) = std::fs::create_dir(&path) {
+        tracing::warn!(path = %path.display(), %error, "functions have no folder for temporary files");
+    }
+    path.canonicalize().unwrap_or(path)
 }
 
 fn remove_tensors(tensors: &Path) {
