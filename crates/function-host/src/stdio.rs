@@ -62,8 +62,8 @@ pub fn run_stdio(options: Options) -> Result<(), ServeError> {
 
 /// Ends the process, in the middle of a unit too, as soon as nobody can read its reports any more: a
 /// peer that was killed must not leave functions at work behind. The end of stdin alone is no reason,
-/// since tasks may still wait to be done. (The kernel's parent-death signal is none either: it comes
-/// when the thread ends that started the function, which can be long before the peer does.)
+/// since tasks may still wait to be done. (An isolated function is killed by the kernel then, too; this is for all
+/// others.)
 fn end_with_the_reader_of_stdout() -> Result<(), ServeError> {
     let stdout = io::stdout().as_fd().try_clone_to_owned()?;
     let watch = move || {

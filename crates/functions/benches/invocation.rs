@@ -1,4 +1,4 @@
-//! The overhead of an invocation without compute: a warm round trip, and cold starts.
+//! The overhead of an invocation without compute: a warm round trip, and cold starts, with and without isolation.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented items")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that fails may panic")]
@@ -10,14 +10,43 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use peerless_functions::{Call, FunctionPlatform, InvocationRecord, Meter, ProcessConfig, ProcessPool};
+use peerless_functions::{
+    BoxFuture, Call, FunctionPlatform, InvocationRecord, Isolation, IsolationLevel, Meter, ProcessConfig, ProcessPool,
+};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
 const FUNCTION: &str = env!("CARGO_BIN_EXE_scripted-function");
+const LAUNCHER: &str = env!("CARGO_BIN_EXE_function-launcher");
 
-fn pool(concurrency: usize) -> Arc<ProcessPool> {
-    Arc::new(ProcessPool::new(ProcessConfig { concurrency, ..ProcessConfig::new(FUNCTION) }).unwrap())
+/// How the functions of a pool are started.
+#[derive(Debug, Clone, Copy)]
+enum Start {
+    Direct,
+    /// By a launcher that has little else in it.
+    Isolated,
+    /// With cgroups for memory and CPU, too.
+    Limited,
+}
+
+fn pool(concurrency: usize, start: Start) -> Arc<ProcessPool> {
+    let isolation = Isolation {
+        launcher: (LAUNCHER.into(), Vec::new()),
+        level: IsolationLevel::Full,
+        required: false,
+        read: Vec::new(),
+        write: vec![std::env::temp_dir()],
+        cpu_by_memory: true,
+    };
+    Arc::new(
+        ProcessPool::new(ProcessConfig {
+            concurrency,
+            isolation: (!matches!(start, Start::Direct)).then(|| Box::new(isolation)),
+            memory_limit_bytes: matches!(start, Start::Limited).then_some(1769 << 20),
+            ..ProcessConfig::new(FUNCTION)
+        })
+        .unwrap(),
+    )
 }
 
 async fn ping(pool: &ProcessPool) {
@@ -26,31 +55,31 @@ async fn ping(pool: &ProcessPool) {
     pool.invoke(Call { task: &task, attempt: 1, deadline: None, meter: &meter }).await.unwrap();
 }
 
-async fn warm(iterations: u64) -> Duration {
-    let pool = pool(1);
+async fn warm(start: Start, iterations: u64) -> Duration {
+    let pool = pool(1, start);
     ping(&pool).await;
-    let start = Instant::now();
+    let begin = Instant::now();
     for _ in 0..iterations {
         ping(&pool).await;
     }
-    let elapsed = start.elapsed();
+    let elapsed = begin.elapsed();
     pool.shutdown().await;
     elapsed
 }
 
 /// Time until `width` functions, started at once, have all answered.
-async fn cold(width: usize, iterations: u64) -> Duration {
+async fn cold(start: Start, width: usize, iterations: u64) -> Duration {
     let mut elapsed = Duration::ZERO;
     for _ in 0..iterations {
-        let pool = pool(width);
-        let start = Instant::now();
+        let pool = pool(width, start);
+        let begin = Instant::now();
         let mut pings = JoinSet::new();
         for _ in 0..width {
             let pool = Arc::clone(&pool);
             pings.spawn(async move { ping(&pool).await });
         }
         pings.join_all().await;
-        elapsed += start.elapsed();
+        elapsed += begin.elapsed();
         pool.shutdown().await;
     }
     elapsed
@@ -60,14 +89,19 @@ fn invocation(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap();
     // Spawned and not blocked on, as a peer's event loop is: a thread outside the runtime costs a hop.
     let on_runtime = |future| runtime.block_on(runtime.spawn(future)).unwrap();
-    criterion.bench_function("warm ping", |bencher| bencher.iter_custom(|n| on_runtime(Box::pin(warm(n)) as _)));
+    const STARTS: [Start; 3] = [Start::Direct, Start::Isolated, Start::Limited];
+    let mut group = criterion.benchmark_group("warm ping");
+    for start in STARTS {
+        group.bench_function(format!("{start:?}"), |bencher| {
+            bencher.iter_custom(|n| on_runtime(Box::pin(warm(start, n)) as BoxFuture<'static, Duration>));
+        });
+    }
+    group.finish();
     let mut group = criterion.benchmark_group("cold start");
     group.sample_size(20);
-    for width in [1, 64] {
-        group.bench_function(format!("{width} at once"), |bencher| {
-            bencher.iter_custom(|n| {
-                on_runtime(Box::pin(cold(width, n)) as peerless_functions::BoxFuture<'static, Duration>)
-            });
+    for (start, width) in STARTS.into_iter().flat_map(|start| [(start, 1), (start, 64)]) {
+        group.bench_function(format!("{start:?}, {width} at once"), |bencher| {
+            bencher.iter_custom(|n| on_runtime(Box::pin(cold(start, width, n)) as BoxFuture<'static, Duration>));
         });
     }
 }

@@ -70,7 +70,7 @@ pub struct ProcessConfig {
     /// memory and the processes that it starts, and the function that passes it is killed.
     pub memory_limit_bytes: Option<u64>,
     /// What else functions are kept from; `None` for what an ordinary child of the peer may do.
-    pub isolation: Option<Isolation>,
+    pub isolation: Option<Box<Isolation>>,
 }
 
 impl ProcessConfig {

@@ -43,7 +43,7 @@ fn config(wanted: &Wanted<'_>) -> ProcessConfig {
         concurrency: wanted.concurrency,
         queue_limit: wanted.queue_limit,
         time_limit: wanted.time_limit,
-        isolation: Some(isolation(wanted.folder)),
+        isolation: Some(Box::new(isolation(wanted.folder))),
         ..ProcessConfig::new(FUNCTION)
     }
 }
@@ -179,8 +179,11 @@ fn isolation_that_is_required_and_cannot_be_had_is_refused() {
     let folder = TempDir::new().unwrap();
     let required = Isolation { required: true, ..isolation(folder.path()) };
     let missing = required.missing(true);
-    let config =
-        ProcessConfig { memory_limit_bytes: Some(1 << 30), isolation: Some(required), ..ProcessConfig::new(FUNCTION) };
+    let config = ProcessConfig {
+        memory_limit_bytes: Some(1 << 30),
+        isolation: Some(Box::new(required)),
+        ..ProcessConfig::new(FUNCTION)
+    };
     match ProcessPool::new(config) {
         Ok(_) => assert_eq!(missing, Vec::<String>::new()),
         Err(error) => assert!(matches!(error, ConfigError::Isolation { .. }) && !missing.is_empty(), "{error}"),

@@ -50,7 +50,7 @@ impl IsolationArgs {
     /// Sets up a pool's isolation as the flags say.
     pub(super) fn apply(&self, config: &mut ProcessConfig) -> anyhow::Result<()> {
         config.env.extend(self.variables());
-        config.isolation = self.isolation()?;
+        config.isolation = self.isolation()?.map(Box::new);
         let Some(isolation) = &config.isolation else { return Ok(()) };
         let missing = isolation.missing(config.memory_limit_bytes.is_some());
         if !isolation.required || missing.is_empty() {

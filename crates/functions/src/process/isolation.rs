@@ -80,7 +80,7 @@ impl Isolation {
 /// What a pool starts isolated functions with.
 #[derive(Debug)]
 pub(super) struct Confinement {
-    isolation: Isolation,
+    isolation: Box<Isolation>,
     limits: CgroupLimits,
 }
 
@@ -180,7 +180,7 @@ mod tests {
             cpu_by_memory: false,
         };
         let explained = |level, words: &str, code| {
-            let confinement = Confinement { isolation: isolation(level), limits: CgroupLimits::default() };
+            let confinement = Confinement { isolation: Box::new(isolation(level)), limits: CgroupLimits::default() };
             confinement.explain(words, code).is_some()
         };
         assert!(explained(IsolationLevel::Full, "PermissionError: [Errno 13] Permission denied: 'x'", Some(1)));

@@ -27,14 +27,14 @@ async fn main() {
     };
     if let Some(launcher) = arguments.get(2) {
         config.env.push(("PEERLESS_SCRIPT_DEAF".into(), "1".into()));
-        config.isolation = Some(Isolation {
+        config.isolation = Some(Box::new(Isolation {
             launcher: (launcher.into(), Vec::new()),
             level: IsolationLevel::Full,
             required: false,
             read: Vec::new(),
             write: vec![arguments[1].clone().into()],
             cpu_by_memory: false,
-        });
+        }));
     }
     let pool = ProcessPool::new(config);
     let pool = Arc::new(pool.unwrap());

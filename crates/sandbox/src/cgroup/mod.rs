@@ -104,7 +104,7 @@ impl Cgroups {
             }
         }
         let cgroups = Self { bases, missing, next: AtomicU64::new(1) };
-        cgroups.folders().for_each(|folder| remove_leftovers(folder));
+        cgroups.folders().for_each(remove_leftovers);
         cgroups
     }
 
