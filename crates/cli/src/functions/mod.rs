@@ -15,8 +15,7 @@ use peerless_peer::FunctionsConfig;
 use peerless_peer::data_path::DataPathConfig;
 use peerless_training::datasets;
 
-use self::isolation::IsolationArgs;
-pub(crate) use self::isolation::SANDBOX_COMMAND;
+pub(crate) use self::isolation::{IsolationArgs, SANDBOX_COMMAND};
 use self::remote::RemoteArgs;
 use crate::output::label;
 
@@ -56,6 +55,11 @@ pub(crate) struct ForPeer {
 }
 
 impl FunctionArgs {
+    /// No flags but these.
+    pub(crate) fn isolated(isolation: IsolationArgs) -> Self {
+        Self { isolation, ..Self::default() }
+    }
+
     /// The functions that the flags describe, for runs with this dataset.
     pub(crate) async fn config(&self, dataset: &str) -> anyhow::Result<ForPeer> {
         let time_limit = self.function_timeout.map(|seconds| Duration::from_secs(seconds.into()));

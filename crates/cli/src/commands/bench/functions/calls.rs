@@ -32,7 +32,9 @@ pub(super) struct Calls {
 pub(super) async fn measure(args: &FunctionsArgs) -> anyhow::Result<Calls> {
     let spec = SpecArgs::default().spec(datasets::dataset("mnist")?.spec())?;
     let folder = tempfile::tempdir().context("cannot make a temporary directory")?;
-    let bench = Bench { spec, config: FunctionArgs::default().pool()? };
+    let mut config = FunctionArgs::isolated(args.isolation.clone()).pool()?;
+    config.allow(folder.path(), folder.path(), folder.path());
+    let bench = Bench { spec, config };
     let mut warm = Vec::new();
     let pool = bench.pool(1)?;
     call(&pool, bench.task(Work::Ping)).await?;

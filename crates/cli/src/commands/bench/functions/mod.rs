@@ -10,6 +10,7 @@ use self::calls::Calls;
 use self::traffic::Traffic;
 use super::percentile;
 use crate::data;
+use crate::functions::IsolationArgs;
 use crate::output::{self, Align, percent, say, table, thousands};
 
 #[derive(Debug, Args)]
@@ -29,6 +30,8 @@ pub(crate) struct FunctionsArgs {
     /// Write the result to stdout as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    isolation: IsolationArgs,
 }
 
 #[derive(Debug, Serialize)]
