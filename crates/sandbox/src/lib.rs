@@ -1,7 +1,7 @@
 //! Runs a program with less rights than its parent has. Linux only.
 //!
 //! `unsafe` is forbidden, so nothing can be done between `fork` and `exec`. Instead a *launcher* is started,
-//! which restricts itself by a [`Policy`] and then becomes the program ([`launch`]): for a program in any language,
+//! which restricts itself by a [`Policy`] and then becomes the program ([`launch()`]): for a program in any language,
 //! with the process id that its parent knows, and still by `posix_spawn`.
 //!
 //! - [`Policy`] says what the program may do. The launcher does all of it or fails: nothing is left out silently.
