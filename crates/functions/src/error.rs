@@ -214,6 +214,8 @@ pub enum InvokeError {
         message: String,
         /// Whether it can be moved the next time.
         retryable: bool,
+        /// Whether the way by which functions get at tensors seems to be gone for now, whatever is to be moved.
+        gone: bool,
     },
     /// The platform was shut down.
     #[error("the platform is shut down")]
@@ -258,9 +260,13 @@ impl InvokeError {
         }
     }
 
-    /// Whether the platform as a whole seems to be gone for now, rather than one function or task.
+    /// Whether the platform as a whole seems to be gone for now, or the way to it, rather than one function or task.
     pub fn platform_gone(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Denied { .. } | Self::Missing { .. } | Self::Spawn { .. })
+        match self {
+            Self::Unreachable { .. } | Self::Denied { .. } | Self::Missing { .. } | Self::Spawn { .. } => true,
+            Self::Transfer { gone, .. } => *gone,
+            _ => false,
+        }
     }
 
     /// A short name of the error's class, for the ledger.

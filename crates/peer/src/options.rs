@@ -13,8 +13,7 @@ use peerless_store::{LedgerError, RedisError, RedisServer, StoreError};
 use thiserror::Error;
 
 use crate::bill::BillError;
-use crate::data_path::DataPathConfig;
-use crate::gateway::GatewayError;
+use crate::data_path::{DataPathConfig, OpenError};
 use crate::identity::IdentityError;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::status::{PeerStatus, Phase, StatusError};
@@ -141,9 +140,9 @@ pub enum PeerError {
     /// The function pool's configuration.
     #[error(transparent)]
     Functions(#[from] ConfigError),
-    /// The gateway for remote functions.
+    /// The way by which remote functions get at tensors.
     #[error(transparent)]
-    Gateway(#[from] GatewayError),
+    DataPath(#[from] OpenError),
     /// Remote functions without a way to tensors.
     #[error("functions on {platform} do not see this peer's files: a gateway is needed, at an address that they reach")]
     NoDataPath {

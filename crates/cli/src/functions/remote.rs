@@ -11,6 +11,8 @@ use clap::Args;
 use peerless_functions::{FunctionPlatform, HttpConfig, HttpPlatform};
 #[cfg(feature = "lambda")]
 use peerless_functions::{LambdaConfig, LambdaPlatform};
+#[cfg(feature = "s3")]
+use peerless_peer::data_path::BucketConfig;
 use peerless_peer::data_path::DataPathConfig;
 use peerless_peer::gateway::{GatewayConfig, TlsFiles};
 
@@ -46,6 +48,27 @@ pub(crate) struct RemoteArgs {
     /// Private key of the gateway (PEM)
     #[arg(long, value_name = "FILE", requires = "gateway_cert")]
     gateway_key: Option<PathBuf>,
+    #[cfg(feature = "s3")]
+    #[command(flatten)]
+    bucket: BucketArgs,
+}
+
+/// A bucket instead of the gateway.
+#[cfg(feature = "s3")]
+#[derive(Args, Debug, Clone, Default)]
+struct BucketArgs {
+    /// Bucket of an S3-compatible store by which remote functions get at tensors, instead of a gateway:
+    /// s3://NAME or s3://NAME/PREFIX. Credentials come from the environment (AWS_ACCESS_KEY_ID,
+    /// AWS_SECRET_ACCESS_KEY) or the role of this machine, never from flags; see docs/buckets.md
+    #[arg(long, value_name = "URL",
+        conflicts_with_all = ["gateway", "gateway_url", "gateway_cert", "gateway_key"])]
+    bucket: Option<BucketConfig>,
+    /// The bucket's store, such as http://10.0.0.1:8333 [default: AWS_ENDPOINT_URL_S3, or AWS]
+    #[arg(long, value_name = "URL", requires = "bucket")]
+    bucket_endpoint: Option<String>,
+    /// The bucket's region [default: AWS_REGION, or us-east-1]
+    #[arg(long, value_name = "REGION", requires = "bucket")]
+    bucket_region: Option<String>,
 }
 
 /// Functions on AWS Lambda.
@@ -92,8 +115,16 @@ impl RemoteArgs {
         Ok(Some(Arc::new(HttpPlatform::new(config)?)))
     }
 
-    /// How its functions get at tensors and at the files of the dataset.
+    /// How its functions get at tensors and, through a gateway, at the files of the dataset.
     pub(super) fn data_path(&self, dataset: BTreeMap<String, PathBuf>) -> DataPathConfig {
+        #[cfg(feature = "s3")]
+        if let Some(bucket) = &self.bucket.bucket {
+            return DataPathConfig::Bucket(BucketConfig {
+                endpoint: self.bucket.bucket_endpoint.clone(),
+                region: self.bucket.bucket_region.clone(),
+                ..bucket.clone()
+            });
+        }
         let listen = self.gateway.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
         let mut config = GatewayConfig::new(listen);
         config.url.clone_from(&self.gateway_url);
@@ -124,6 +155,12 @@ impl RemoteArgs {
         add("--gateway-url", self.gateway_url.clone());
         add("--gateway-cert", text(&self.gateway_cert));
         add("--gateway-key", text(&self.gateway_key));
+        #[cfg(feature = "s3")]
+        {
+            add("--bucket", self.bucket.bucket.as_ref().map(BucketConfig::to_string));
+            add("--bucket-endpoint", self.bucket.bucket_endpoint.clone());
+            add("--bucket-region", self.bucket.bucket_region.clone());
+        }
         flags
     }
 }

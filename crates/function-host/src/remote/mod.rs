@@ -124,6 +124,8 @@ fn refused(action: &str, remote: &Remote, response: &mut Response<Body>) -> Fail
     let said = String::from_utf8_lossy(&said);
     let overloaded =
         status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-    let kind = if overloaded { FailureKind::Environment } else { FailureKind::Input };
+    // A presigned URL: the next attempt gets another one, to an object that was written anew.
+    let outdated = remote.token.is_none() && matches!(status, StatusCode::FORBIDDEN | StatusCode::NOT_FOUND);
+    let kind = if overloaded || outdated { FailureKind::Environment } else { FailureKind::Input };
     failure(kind, format!("cannot {action} {}: the server answered {status}: {}", remote.address(), said.trim()))
 }

@@ -6,6 +6,9 @@
 //! with every attempt: a function that was given up can neither take the place of the one that was asked
 //! after it nor spoil what that one writes.
 
+#[cfg(feature = "s3")]
+mod bucket;
+mod metered;
 mod over_network;
 mod vectors;
 
@@ -17,13 +20,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use peerless_functions::{BoxFuture, InvokeError};
-use peerless_protocol::Digest;
 use peerless_protocol::function::{Place, Remote, TensorRef};
+use peerless_protocol::{Digest, PeerId, RunId};
 use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::gateway::{Gateway, GatewayConfig, GatewayError};
 
+#[cfg(feature = "s3")]
+pub use bucket::{Bucket, BucketConfig, BucketError, Credentials};
 pub use over_network::OverNetwork;
 
 /// By which way remote functions get at tensors.
@@ -31,30 +36,51 @@ pub use over_network::OverNetwork;
 pub enum DataPathConfig {
     /// An HTTP server in the peer.
     Gateway(GatewayConfig),
+    /// A bucket of an S3-compatible store.
+    #[cfg(feature = "s3")]
+    Bucket(BucketConfig),
+}
+
+/// A way to tensors that cannot be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The gateway.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
+    /// The bucket.
+    #[cfg(feature = "s3")]
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
 }
 
 impl DataPathConfig {
-    /// Opens the way.
+    /// Opens the way for a peer of a run. What it keeps elsewhere is kept apart from that of others by their ids.
     ///
     /// # Errors
-    /// [`GatewayError`].
-    pub async fn open(&self) -> Result<Arc<dyn DataPath>, GatewayError> {
-        match self {
-            Self::Gateway(config) => Ok(Arc::new(Gateway::start(config).await?)),
-        }
+    /// [`OpenError`].
+    #[cfg_attr(not(feature = "s3"), expect(unused_variables, reason = "a gateway keeps everything in the peer"))]
+    pub async fn open(&self, run: &RunId, peer: &PeerId) -> Result<Arc<dyn DataPath>, OpenError> {
+        Ok(match self {
+            Self::Gateway(config) => Arc::new(Gateway::start(config).await?),
+            #[cfg(feature = "s3")]
+            Self::Bucket(config) => Arc::new(Bucket::open(config, run, peer).await?),
+        })
     }
 
     /// How long an attempt may use what it was offered.
     pub fn lifetime(&self) -> Duration {
         match self {
             Self::Gateway(config) => config.lifetime,
+            #[cfg(feature = "s3")]
+            Self::Bucket(config) => config.lifetime,
         }
     }
 }
 
 /// Moves tensors between the peer's files and functions elsewhere.
 pub trait DataPath: Send + Sync {
-    /// Grants one attempt what it needs. Dropping the grant takes everything back at once.
+    /// Grants one attempt what it needs. Dropping the grant takes everything back at once, as far as the way allows:
+    /// in any case nothing that is written from then on is looked at.
     ///
     /// # Errors
     /// [`DataPathError`]; nothing is granted then.
@@ -62,6 +88,11 @@ pub trait DataPath: Send + Sync {
 
     /// What was moved so far.
     fn snapshot(&self) -> DataPathSnapshot;
+
+    /// Removes what is kept elsewhere, within seconds, when no function is at work any more.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// The right of one attempt to its inputs and its one output, until it is dropped.
@@ -75,6 +106,32 @@ pub trait Grant: Send {
     /// # Errors
     /// [`DataPathError::NotWritten`], [`DataPathError::Damaged`] or an error of the file system.
     fn collect(&mut self, digest: Digest) -> BoxFuture<'_, Result<(), DataPathError>>;
+
+    /// Looks whether what was granted is still there, after a function has failed that may have lacked it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn check(&mut self) -> BoxFuture<'_, Result<(), DataPathError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Requests to a bucket that the attempt takes.
+    fn bucket_requests(&self) -> BucketRequests {
+        BucketRequests::default()
+    }
+}
+
+/// Requests to a bucket for one attempt, as stores bill them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BucketRequests {
+    /// Writes that were made before the function was called.
+    pub prepared_puts: u32,
+    /// Writes that the function makes.
+    pub puts: u32,
+    /// Reads that the function makes, if it has kept nothing from the attempt before.
+    pub gets: u32,
+    /// Reads that the peer makes when the function has reported.
+    pub collect_gets: u32,
 }
 
 /// What an attempt needs.
@@ -151,30 +208,40 @@ pub struct Places {
 
 impl Places {
     /// What must not appear in messages: the token, or what makes a URL a presigned one.
-    pub(crate) fn secrets(&self) -> Vec<String> {
+    pub fn secrets(&self) -> Vec<String> {
         let place = |place: &Place| match place {
             Place::Remote(remote) => Some(remote.clone()),
             Place::Path(_) => None,
         };
         let parameters = self.parameters.as_ref().and_then(|tensor| place(&tensor.place));
         let remotes = parameters.into_iter().chain(place(&self.output)).chain(self.dataset.values().cloned());
-        let query = |url: &str| url.split_once('?').map(|(_, query)| query.to_owned());
         let mut secrets: Vec<String> =
-            remotes.flat_map(|Remote { url, token }| token.into_iter().chain(query(&url))).collect();
+            remotes.flat_map(|Remote { url, token }| token.into_iter().chain(secrets_of_query(&url))).collect();
         secrets.sort();
         secrets.dedup();
         secrets
     }
 }
 
+/// Shortest value in a query that may be a signature or a session token.
+const SECRET_CHARS: usize = 32;
+
+/// The query, and its long values: servers quote signatures without what is around them.
+fn secrets_of_query(url: &str) -> Vec<String> {
+    let Some((_, query)) = url.split_once('?') else { return Vec::new() };
+    let values = query.split('&').filter_map(|pair| Some(pair.split_once('=')?.1));
+    let long = values.filter(|value| value.len() >= SECRET_CHARS);
+    std::iter::once(query).chain(long).map(str::to_owned).collect()
+}
+
 /// Totals of a data path since it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DataPathSnapshot {
-    /// Requests answered, refused ones included.
+    /// Requests answered, refused ones included. Of a bucket only those that the peer made.
     pub requests: u64,
     /// Bytes of outputs that functions sent, also of those that were cut off.
     pub bytes_in: u64,
-    /// Bytes of vectors and dataset files sent to functions.
+    /// Bytes of vectors and dataset files sent to functions, or to a bucket.
     pub bytes_out: u64,
     /// Refused requests by HTTP status.
     pub refused: BTreeMap<u16, u64>,
@@ -207,6 +274,24 @@ pub enum DataPathError {
         /// Digest in the report.
         reported: Digest,
     },
+    /// A tensor came that is longer or shorter than the one of the task.
+    #[error("the output that arrived has {found} bytes instead of {expected}")]
+    WrongLength {
+        /// Its bytes.
+        found: u64,
+        /// What it should have, or may have at most.
+        expected: u64,
+    },
+    /// The bucket.
+    #[cfg(feature = "s3")]
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// What several attempts had waited for.
+    #[error(transparent)]
+    Shared(Arc<DataPathError>),
+    /// The peer is about to end.
+    #[error("the way to tensors is closed: this peer is about to end")]
+    Closed,
     /// A task whose tensors are elsewhere already.
     #[error("the task names {0}, which is not a file of this peer")]
     NotAFile(String),
@@ -217,15 +302,28 @@ impl DataPathError {
     pub fn retryable(&self) -> bool {
         match self {
             // A function that reports wrongly does so again, but damage on the way is more likely.
-            Self::Randomness(_) | Self::NotWritten | Self::Damaged { .. } => true,
+            Self::Randomness(_) | Self::NotWritten | Self::Damaged { .. } | Self::WrongLength { .. } => true,
             Self::File { source, .. } => source.kind() != io::ErrorKind::NotFound,
-            Self::NotAFile(_) => false,
+            #[cfg(feature = "s3")]
+            Self::Bucket(error) => error.retryable(),
+            Self::Shared(error) => error.retryable(),
+            Self::NotAFile(_) | Self::Closed => false,
+        }
+    }
+
+    /// Whether the whole way seems to be gone for now: then functions that need none go on.
+    pub fn way_gone(&self) -> bool {
+        match self {
+            #[cfg(feature = "s3")]
+            Self::Bucket(_) => true,
+            Self::Shared(error) => error.way_gone(),
+            _ => false,
         }
     }
 }
 
 impl From<DataPathError> for InvokeError {
     fn from(error: DataPathError) -> Self {
-        Self::Transfer { message: error.to_string(), retryable: error.retryable() }
+        Self::Transfer { message: error.to_string(), retryable: error.retryable(), gone: error.way_gone() }
     }
 }

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_functions::{
-    BoxFuture, Call, FunctionPlatform, Invocation, InvocationRecord, InvokeError, Meter, Outcome, PlatformSnapshot,
-};
-use peerless_protocol::function::{Output, Place, Task, TensorRef, Work};
+use peerless_functions::{BoxFuture, Call, FunctionPlatform, Invocation, InvokeError, Meter, PlatformSnapshot};
+use peerless_protocol::function::{FailureKind, Output, Place, Task, TensorRef, Work};
 use peerless_protocol::{Digest, UnitKind};
 use tokio::time::Instant;
 
+use super::metered::{Metered, Moves};
 use super::vectors::{VectorPlace, Vectors};
 use super::{DataPath, DataPathError, Grant, Offer, OutputFile, OutputSize, Places};
 
@@ -35,16 +34,46 @@ impl OverNetwork {
         Self { platform, data_path, lifetime, vectors: Vectors::default() }
     }
 
-    /// The task as the function is to get it, and the grant behind it.
-    async fn offer(&self, call: &Call<'_>) -> Result<(Task, Option<Box<dyn Grant>>), DataPathError> {
+    /// The task as the function is to get it, with the grant behind it and what it moves.
+    async fn offer(&self, call: &Call<'_>) -> Result<(Task, Option<(Box<dyn Grant>, Moves)>), DataPathError> {
         let mut task = call.task.clone();
         let Some(needs) = self.needs(&task.work).await? else { return Ok((task, None)) };
         let latest = Instant::now() + self.lifetime;
         let expires = call.deadline.map_or(latest, |deadline| deadline.min(latest));
         let Needs { parameters, output, dataset } = needs;
-        let grant = self.data_path.offer(Offer { parameters, output, dataset, expires }).await?;
+        let offer = Offer { parameters, output, dataset, expires };
+        let moves = Moves::of(&offer);
+        let grant = self.data_path.offer(offer).await?;
         put_places(&mut task.work, grant.places());
-        Ok((task, Some(grant)))
+        let moves = moves.granted(grant.as_ref());
+        Ok((task, Some((grant, moves))))
+    }
+
+    /// An attempt with tensors.
+    async fn invoke_granted(
+        &self,
+        call: Call<'_>,
+        mut grant: Box<dyn Grant>,
+        moves: Moves,
+    ) -> Result<Invocation, InvokeError> {
+        let secrets = grant.places().secrets();
+        let meter: Arc<dyn Meter> =
+            Arc::new(Metered { meter: Arc::clone(call.meter), secrets: secrets.clone(), moves });
+        match self.platform.invoke(Call { meter: &meter, ..call }).await {
+            Ok(invocation) => {
+                if let Some(digest) = written(&invocation.output) {
+                    grant.collect(digest).await?;
+                }
+                Ok(invocation)
+            }
+            Err(mut error) => {
+                if may_lack_tensors(&error) {
+                    grant.check().await?;
+                }
+                error.redact(&secrets);
+                Err(error)
+            }
+        }
     }
 
     async fn needs(&self, work: &Work) -> Result<Option<Needs>, DataPathError> {
@@ -112,18 +141,12 @@ impl FunctionPlatform for OverNetwork {
 
     fn invoke<'a>(&'a self, call: Call<'a>) -> BoxFuture<'a, Result<Invocation, InvokeError>> {
         Box::pin(async move {
-            let (task, mut grant) = self.offer(&call).await?;
-            let secrets = grant.as_ref().map(|grant| grant.places().secrets()).unwrap_or_default();
-            let meter: Arc<dyn Meter> = Arc::new(Discreet { meter: Arc::clone(call.meter), secrets: secrets.clone() });
-            let invoked = self.platform.invoke(Call { task: &task, meter: &meter, ..call }).await;
-            let invocation = invoked.map_err(|mut error| {
-                error.redact(&secrets);
-                error
-            })?;
-            if let (Some(grant), Some(digest)) = (&mut grant, written(&invocation.output)) {
-                grant.collect(digest).await?;
+            let (task, granted) = self.offer(&call).await?;
+            let call = Call { task: &task, ..call };
+            match granted {
+                Some((grant, moves)) => self.invoke_granted(call, grant, moves).await,
+                None => self.platform.invoke(call).await,
             }
-            Ok(invocation)
         })
     }
 
@@ -132,7 +155,10 @@ impl FunctionPlatform for OverNetwork {
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
-        self.platform.shutdown()
+        Box::pin(async {
+            self.platform.shutdown().await;
+            self.data_path.close().await;
+        })
     }
 }
 
@@ -145,17 +171,8 @@ fn written(output: &Output) -> Option<Digest> {
     }
 }
 
-/// Keeps the secrets of a task out of its record.
-struct Discreet {
-    meter: Arc<dyn Meter>,
-    secrets: Vec<String>,
-}
-
-impl Meter for Discreet {
-    fn record(&self, mut record: InvocationRecord) {
-        if let Outcome::Failed(error) = &mut record.outcome {
-            error.redact(&self.secrets);
-        }
-        self.meter.record(record);
-    }
+/// Whether a function may have failed for want of its tensors. Their store knows better why than the function.
+fn may_lack_tensors(error: &InvokeError) -> bool {
+    let InvokeError::Reported(failure) = error else { return false };
+    matches!(failure.kind, FailureKind::Environment | FailureKind::Input)
 }

@@ -92,13 +92,14 @@ async fn run_opened(
     let spec = options.run.spec().clone();
     let temporary = temporary_directory(directory);
     options.allow(store.tensors.states_directory(), store.tensors.outputs_directory(), &temporary);
-    let (platform, data_path) = platform(&options).await?;
+    let (platform, data_path) = platform(&options, &identity.peer_id()).await?;
     let platform_of_bill = (platform.name(), platform.concurrency());
     let accounts = Accounts::open(directory, options.tariff.clone(), options.budget, platform_of_bill)?;
     let accounts = Arc::new(accounts);
     reporter.update(|status| status.bill = accounts.status());
     if accounts.is_used_up() {
         tracing::info!("the budget was used up before");
+        platform.shutdown().await;
         return keep_newest(store, resumed, directory).await;
     }
     let journal = Journal::open(directory, accounts.tariff())?;
@@ -206,13 +207,16 @@ fn payload_format(spec: &RunSpec, state: &State) -> Result<PayloadFormat, PeerEr
 }
 
 /// The functions' platform, with a way to tensors where it needs one.
-async fn platform(options: &PeerOptions) -> Result<(Arc<dyn FunctionPlatform>, Option<Arc<dyn DataPath>>), PeerError> {
+async fn platform(
+    options: &PeerOptions,
+    me: &PeerId,
+) -> Result<(Arc<dyn FunctionPlatform>, Option<Arc<dyn DataPath>>), PeerError> {
     let platform = options.functions.platform()?;
     if platform.shares_files() {
         return Ok((platform, None));
     }
     let config = options.data_path.as_ref().ok_or(PeerError::NoDataPath { platform: platform.name() })?;
-    let data_path = config.open().await?;
+    let data_path = config.open(&options.run.spec().id(), me).await?;
     let platform = OverNetwork::new(platform, Arc::clone(&data_path), config.lifetime());
     let platform: Arc<dyn FunctionPlatform> = match &options.fallback {
         Some(local) => Arc::new(Fallback::new(Arc::new(platform), Arc::new(ProcessPool::new(local.clone())?))),
