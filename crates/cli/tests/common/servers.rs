@@ -24,6 +24,11 @@ impl Server {
         Self::of(place, place.command(&["function", "--http", address]))
     }
 
+    /// With room for the calls of several peers at the same time.
+    pub fn roomy(place: &Workplace) -> Self {
+        Self::of(place, place.command(&["function", "--http", "127.0.0.1:0", "--instances", "12"]))
+    }
+
     /// On a machine that has no dataset.
     pub fn without_dataset(place: &Workplace) -> Self {
         let mut command = place.command(&["function", "--http", "127.0.0.1:0"]);

@@ -1,0 +1,136 @@
+//! Training with functions that get at tensors through a bucket on a real S3-compatible server (SeaweedFS):
+//! whatever happens to the server, the final state is the same, bit for bit. Without the server the tests say that
+//! they are skipped.
+#![cfg(feature = "s3")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail as tests do")]
+
+mod common;
+#[path = "../../peer/tests/bucket/weed.rs"]
+mod weed;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use common::servers::{Server, TOKEN, train_with};
+use common::{Workplace, same_state};
+use weed::{BUCKET, KEY, READER, SECRET, Weed};
+
+/// A training with the servers and the bucket.
+fn command(place: &Workplace, servers: &[&Server], weed: &Weed, more: &[&str]) -> Command {
+    let (bucket, endpoint) = (format!("s3://{BUCKET}/runs"), weed.endpoint());
+    let flags = ["--bucket", &bucket, "--bucket-endpoint", &endpoint];
+    let mut command = train_with(place, servers, &[&flags[..], more].concat());
+    command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "us-east-1");
+    command
+}
+
+/// Looks for secrets in all that a run has written down.
+fn tells_no_secret(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            tells_no_secret(&entry.path());
+            continue;
+        }
+        let content = fs::read(entry.path()).unwrap_or_default();
+        for secret in [SECRET, TOKEN, "X-Amz-Signature"] {
+            let told = content.windows(secret.len()).any(|bytes| bytes == secret.as_bytes());
+            assert!(!told, "{secret} is in {}", entry.path().display());
+        }
+    }
+}
+
+#[test]
+fn functions_that_use_a_bucket_give_the_state_of_local_ones() {
+    const RUN: [&str; 2] = ["--rounds", "60"];
+    let place = Workplace::for_training();
+    let Some(weed) = Weed::start() else { return };
+    let servers = [Server::roomy(&place), Server::roomy(&place)];
+    let prices = ["--bucket-price", "s3", "--peers", "3"];
+    let mut command = command(&place, &[&servers[0], &servers[1]], &weed, &[&RUN[..], &prices].concat());
+    command.env("RUST_LOG", "debug");
+    let training = place.start(command);
+    place.wait_for_steps("run", 3, 5);
+    for pid in place.processes() {
+        let line = fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&line).contains(SECRET), "a process list shows the key");
+    }
+    let summary = same_state(training, &RUN);
+    assert!(summary["functions"]["invocations"].as_u64() >= Some(60 * 4), "{summary:#}");
+    assert_eq!(weed.objects().len(), 0, "something was left: {:?}", weed.objects());
+    for peer in ["1", "2", "3"] {
+        let moved = place.status("run", peer).unwrap()["functions"]["data_path"].clone();
+        assert!(moved["requests"].as_u64() > Some(0) && moved["refused"] == serde_json::json!({}), "{moved}");
+    }
+    let bill = place.run(&["cost", "run", "--json"]).json();
+    assert_ne!(bill["total"]["transfer_usd"], "0.000000000000", "{bill:#}");
+    tells_no_secret(place.path());
+    for server in &servers {
+        assert!(!server.process.stderr().contains("error"), "{}", server.process.stderr());
+    }
+}
+
+#[test]
+fn a_store_that_is_down_for_ten_seconds_costs_time_only() {
+    const RUN: [&str; 2] = ["--rounds", "200"];
+    let place = Workplace::for_training();
+    let Some(mut weed) = Weed::start() else { return };
+    let server = Server::roomy(&place);
+    let training = place.start(command(&place, &[&server], &weed, &[&RUN[..], &["--peers", "3"]].concat()));
+    place.wait_for_steps("run", 3, 20);
+    weed.kill();
+    let before = place.steps("run", "1");
+    thread::sleep(Duration::from_secs(10));
+    assert!(place.steps("run", "1") > before, "the run stood still");
+    weed.launch();
+    let summary = same_state(training, &RUN);
+    assert!(summary["functions"]["retried"].as_u64() > Some(0), "{summary:#}");
+    let logs = ["1", "2", "3"].map(|peer| fs::read_to_string(place.path().join(format!("run/peers/{peer}/peer.log"))));
+    let logs = logs.map(Result::unwrap).concat();
+    assert!(logs.contains("going on with functions of this machine") && logs.contains("s3://models/runs"), "{logs}");
+    let bill = place.run(&["cost", "run", "--json"]).json();
+    let platforms = bill["by_platform"].as_array().unwrap();
+    for platform in ["http", "process"] {
+        let line = platforms.iter().find(|line| line["platform"] == platform);
+        assert!(line.is_some_and(|line| line["invocations"].as_u64() > Some(0)), "{platform} is not in {bill:#}");
+    }
+    tells_no_secret(place.path());
+}
+
+#[test]
+fn a_bucket_that_cannot_be_used_is_named_before_anything_is_computed() {
+    let place = Workplace::new();
+    let Some(weed) = Weed::start() else { return };
+    let server = Server::roomy(&place);
+    let run = ["--peers", "1", "--rounds", "2"];
+    for (number, (key, secret, bucket, expected)) in [
+        ("nobody", "guess", "s3://models", "InvalidAccessKeyId"),
+        (KEY, "guess", "s3://models", "check credentials, region"),
+        (READER.0, READER.1, "s3://models", "cannot write an object"),
+        (KEY, SECRET, "s3://nowhere", "s3://nowhere/peerless"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (folder, endpoint) = (format!("run-{number}"), weed.endpoint());
+        let all = ["train", "--run-dir", &folder, "--function-url", &server.url, "--bucket-endpoint", &endpoint];
+        let mut command = place.command(&[&all[..], &run, &["--bucket", bucket]].concat());
+        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
+        command.env("AWS_ACCESS_KEY_ID", key).env("AWS_SECRET_ACCESS_KEY", secret);
+        let ended = place.start(command).wait();
+        assert_ne!(ended.code, Some(0));
+        assert!(ended.stderr.contains(expected), "{expected:?} is not in {}", ended.stderr);
+        assert!(!ended.stderr.contains("guess") && !ended.stderr.contains(SECRET), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_bucket_and_a_gateway_are_one_too_many() {
+    let place = Workplace::new();
+    let gateway = ["train", "--bucket", "s3://models", "--gateway", "127.0.0.1:0"];
+    place.run(&gateway).failed(2, &["--bucket", "--gateway"]);
+    place.run(&["train", "--bucket", "models"]).failed(2, &["s3://NAME/PREFIX"]);
+    place.run(&["train", "--bucket-region", "eu-central-1"]).failed(2, &["--bucket"]);
+}
