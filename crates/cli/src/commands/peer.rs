@@ -1,5 +1,6 @@
 //! `peerless peer`: single peers, on this or several machines.
 
+use std::fs::File;
 use std::future::Future;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -91,9 +92,10 @@ struct StartArgs {
 Examples (TICKET is what `peerless peer ticket` printed on the other machine):
   peerless peer join TICKET
   peerless peer join TICKET --dir runs/mine --listen 0.0.0.0:4000 --advertise 10.0.0.2:4000
-  peerless peer join - < ticket       keeps the ticket out of the list of processes")]
+  peerless peer join - < ticket       keeps the ticket out of the list of processes
+  peerless peer join @ticket          the same, for containers and services without a shell")]
 struct JoinArgs {
-    /// The ticket, or - to read it from stdin; anyone who has it can join the run
+    /// The ticket, - to read it from stdin, or @FILE; anyone who has it can join the run
     ticket: String,
     /// Run directory on this machine [default: runs/MODEL-DATASET-ID]
     #[arg(long)]
@@ -222,14 +224,18 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
     runtime.block_on(take_part(run, args.name, args.node, ticket.peers().to_vec(), ticket.relays()))
 }
 
-/// The ticket that was given, or the one on stdin: other users can see command lines, and the ticket
-/// contains the run's secret.
+/// The ticket that was given, or the one on stdin or in a file: other users can see command lines, and the
+/// ticket contains the run's secret.
 fn read_ticket(given: &str) -> anyhow::Result<Ticket> {
     let mut text = given.to_owned();
+    let limit = MAX_TICKET_TEXT as u64 + 1;
     if given == "-" {
         text.clear();
-        let limit = MAX_TICKET_TEXT as u64 + 1;
         io::stdin().take(limit).read_to_string(&mut text).context("cannot read the ticket from stdin")?;
+    } else if let Some(file) = given.strip_prefix('@') {
+        text.clear();
+        let read = File::open(file).and_then(|file| file.take(limit).read_to_string(&mut text));
+        read.with_context(|| format!("cannot read the ticket in {file}"))?;
     }
     text.trim().parse().map_err(|error| {
         let hint = "`peerless peer ticket` prints one on a machine that takes part".to_owned();

@@ -1,4 +1,6 @@
-"""Creates a Lambda function of a bootstrap program: ENDPOINT NAME BOOTSTRAP [VARIABLE=VALUE ...]."""
+"""Creates a Lambda function of a bootstrap program: ENDPOINT NAME BOOTSTRAP CONCURRENCY [VARIABLE=VALUE ...].
+
+CONCURRENCY is the number of environments reserved for it, or - for as many as there can be."""
 
 import base64
 import io
@@ -7,7 +9,7 @@ import sys
 import urllib.request
 import zipfile
 
-endpoint, name, bootstrap, *variables = sys.argv[1:]
+endpoint, name, bootstrap, concurrency, *variables = sys.argv[1:]
 archive = io.BytesIO()
 with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as package:
     entry = zipfile.ZipInfo("bootstrap")
@@ -25,9 +27,18 @@ function = {
     "Code": {"ZipFile": base64.b64encode(archive.getvalue()).decode()},
     "Environment": {"Variables": dict(variable.split("=", 1) for variable in variables)},
 }
-request = urllib.request.Request(f"{endpoint}/2015-03-31/functions", json.dumps(function).encode())
-# An emulation checks no signature, but looks for the service's name in it.
-request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/lambda/aws4_request")
-request.add_header("Content-Type", "application/json")
-with urllib.request.urlopen(request) as answer:
-    print(answer.status)
+
+
+def call(method, path, body):
+    request = urllib.request.Request(endpoint + path, json.dumps(body).encode(), method=method)
+    # An emulation checks no signature, but looks for the service's name in it.
+    request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/lambda/aws4_request")
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request) as answer:
+        print(answer.status)
+
+
+call("POST", "/2015-03-31/functions", function)
+if concurrency != "-":
+    reserved = {"ReservedConcurrentExecutions": int(concurrency)}
+    call("PUT", f"/2017-10-31/functions/{name}/concurrency", reserved)

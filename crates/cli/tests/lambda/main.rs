@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Running, Workplace, same_state, skip, wait_until};
-use peerless_training::datasets::default_dir;
+use peerless_store::{InvocationRecord, Ledger, ledger_path};
 use rustix::process::{Pid, Signal, kill_process};
 
 const RUN: [&str; 2] = ["--rounds", "60"];
@@ -22,40 +22,51 @@ const NAME: &str = "peerless-unit";
 struct Lambda {
     process: Running,
     port: u16,
+    /// Environments that are reserved for the function, or `-`.
+    concurrency: &'static str,
 }
 
 impl Lambda {
     /// `None`, said loudly, where there is no emulation.
     fn start(place: &Workplace) -> Option<Self> {
+        Self::with_concurrency(place, "-")
+    }
+
+    fn with_concurrency(place: &Workplace, concurrency: &'static str) -> Option<Self> {
         let there = Command::new("ministack").arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
         if there.is_err() {
             skip("ministack is not installed: pip install ministack==1.5.33");
             return None;
         }
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Some(Self { process: Self::launch(place, port), port })
+        Some(Self { process: Self::launch(place, port, concurrency), port, concurrency })
     }
 
-    fn launch(place: &Workplace, port: u16) -> Running {
+    fn launch(place: &Workplace, port: u16, concurrency: &str) -> Running {
         let mut command = Command::new("ministack");
         command.current_dir(place.path()).env("LAMBDA_EXECUTOR", "local").env("GATEWAY_PORT", port.to_string());
         command.env("BIND_HOST", "127.0.0.1").env("TMPDIR", place.path()).stdin(Stdio::null());
         let process = place.start(command);
         wait_until("Lambda listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let deployed = Command::new("python3")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lambda/deploy.py"))
-            .args([&format!("http://127.0.0.1:{port}"), NAME])
-            .arg(bootstrap())
-            .args([format!("PEERLESS_DATA={}", default_dir().display())])
-            .output()
-            .unwrap();
-        assert!(deployed.status.success(), "{}", String::from_utf8_lossy(&deployed.stderr));
+        // As in AWS's data centre, the dataset is not there.
+        let nowhere = format!("PEERLESS_DATA={}", place.path().join("nowhere").display());
+        let bootstrap = bootstrap().display().to_string();
+        python("deploy.py", &[&format!("http://127.0.0.1:{port}"), NAME, &bootstrap, concurrency, &nowhere]);
         process
     }
 
-    fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    /// Invocations as the function's own log has them.
+    fn invocations(&self) -> u128 {
+        python("invocations.py", &[&self.endpoint(), NAME]).trim().parse().unwrap()
     }
+}
+
+/// Runs one of the scripts beside this file; its output.
+fn python(script: &str, arguments: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lambda").join(script);
+    let done = Command::new("python3").arg(script).args(arguments).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
 }
 
 /// The function's program, as it is deployed to AWS.
@@ -91,6 +102,47 @@ fn functions_on_lambda_give_the_state_of_local_ones() {
     assert!(summary["functions"]["invocations"].as_u64() >= Some(60 * 4), "{summary:#}");
 }
 
+/// Dollars with twelve digits.
+fn dollars(pico: u128) -> String {
+    format!("{}.{:012}", pico / 1_000_000_000_000, pico % 1_000_000_000_000)
+}
+
+/// $0.20 for a million requests, in 10^-12 dollars.
+const REQUEST: u128 = 200_000;
+
+#[test]
+fn every_invocation_in_lambdas_own_log_is_billed_and_no_other() {
+    let place = Workplace::for_training();
+    let Some(lambda) = Lambda::start(&place) else { return };
+    same_state(place.start(command(&place, &lambda.endpoint(), &["--peers", "2"])), &RUN);
+    let invocations = lambda.invocations();
+    assert!(invocations >= 60 * 4, "{invocations}");
+    // Requests only: in the answers of this emulation, unlike in its log, no line tells the billed time.
+    let bill = place.run(&["cost", "run", "--json"]).json();
+    assert_eq!(bill["total"]["requests_usd"], dollars(invocations * REQUEST), "{bill:#}");
+}
+
+#[test]
+fn a_storm_of_refusals_costs_time_only() {
+    let place = Workplace::for_training();
+    let Some(lambda) = Lambda::with_concurrency(&place, "1") else { return };
+    let flags = ["--peers", "2", "--functions", "4"];
+    let summary = same_state(place.start(command(&place, &lambda.endpoint(), &flags)), &RUN);
+    let throttled: u64 = ["1", "2"].map(|peer| throttled(&place, peer)).iter().sum();
+    assert!(throttled > 10, "{throttled} of {summary:#}");
+    let bill = place.run(&["cost", "run", "--json"]).json();
+    assert_eq!(bill["total"]["requests_usd"], dollars(lambda.invocations() * REQUEST), "{bill:#}");
+}
+
+/// Attempts that were refused, as the peer's ledger has them.
+fn throttled(place: &Workplace, peer: &str) -> u64 {
+    let ledger = Ledger::open_read_only(&ledger_path(&place.path().join("run/peers").join(peer))).unwrap();
+    let mut throttled = 0;
+    let mut count = |invocation: InvocationRecord| throttled += u64::from(invocation.outcome == "throttled");
+    ledger.visit_invocations(&mut count).unwrap();
+    throttled
+}
+
 #[test]
 fn environments_that_are_killed_and_an_endpoint_that_is_restarted_cost_time_only() {
     let place = Workplace::for_training();
@@ -105,7 +157,7 @@ fn environments_that_are_killed_and_an_endpoint_that_is_restarted_cost_time_only
     }
     place.wait_for_steps("run", 2, 25);
     drop(std::mem::replace(&mut lambda.process, place.start(Command::new("true"))));
-    lambda.process = Lambda::launch(&place, lambda.port);
+    lambda.process = Lambda::launch(&place, lambda.port, lambda.concurrency);
     let summary = same_state(training, &RUN);
     assert!(summary["functions"]["failed"].as_u64() > Some(0), "{summary:#}");
 }
