@@ -3,6 +3,7 @@
 use std::env;
 
 use clap::Args;
+use peerless_peer::GradientStoreConfig;
 use peerless_store::{RedisError, RedisServer, RedisUrlError, check_redis};
 
 use crate::failure::{advised, code};
@@ -22,11 +23,20 @@ pub(crate) struct GradientStoreArgs {
     /// or rediss:// for TLS; see docs/redis.md. PEERLESS_REDIS_USER and PEERLESS_REDIS_PASSWORD say who one is there
     #[arg(long, value_name = "URL")]
     gradient_store: Option<String>,
+    /// Functions on other machines write their gradients there themselves, and not through this peer's gateway. They
+    /// need PEERLESS_REDIS_USER and PEERLESS_REDIS_PASSWORD in an environment of their own
+    #[arg(long, requires = "gradient_store")]
+    direct_gradients: bool,
 }
 
 impl GradientStoreArgs {
-    /// The server that the flags and the environment describe.
-    pub(crate) fn server(&self) -> anyhow::Result<Option<RedisServer>> {
+    /// What the flags and the environment describe.
+    pub(crate) fn config(&self) -> anyhow::Result<Option<GradientStoreConfig>> {
+        let direct = self.direct_gradients;
+        Ok(self.server()?.map(|server| GradientStoreConfig { server, direct }))
+    }
+
+    fn server(&self) -> anyhow::Result<Option<RedisServer>> {
         // Not read by clap, whose errors quote what was given.
         let Some(url) = &self.gradient_store else { return Ok(None) };
         let server = RedisServer::new(url).map_err(|error| {
@@ -54,7 +64,8 @@ impl GradientStoreArgs {
     /// The flags again, for a peer.
     pub(crate) fn for_peer(&self) -> Vec<String> {
         let url = self.gradient_store.iter().cloned();
-        url.flat_map(|url| ["--gradient-store".to_owned(), url]).collect()
+        let direct = self.direct_gradients.then(|| "--direct-gradients".to_owned());
+        url.flat_map(|url| ["--gradient-store".to_owned(), url]).chain(direct).collect()
     }
 }
 

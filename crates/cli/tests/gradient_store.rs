@@ -10,29 +10,24 @@ use std::net::TcpListener;
 use std::path::Path;
 
 use common::redis::{Redis, module};
-use common::{Ended, Workplace, undisturbed, wait_until};
+use common::servers::{Server, train_with};
+use common::{Ended, Running, Workplace, same_state, wait_until};
 use serde_json::Value;
 
 const RUN: [&str; 2] = ["--rounds", "60"];
 /// Long enough for a server to be missed and to come back.
 const LONG: [&str; 2] = ["--rounds", "120"];
 const PASSWORD: &str = "a-password-that-nobody-may-see";
+const OTHER_PASSWORD: &str = "one-that-functions-have";
+/// LeNet-5's initial parameters, which every peer has made once.
+const INITIAL_BYTES: u64 = 4 * 61_706;
 
 /// Trains with 3 peers and gradients in the server; its summary.
 fn train(place: &Workplace, server: &str, environment: &[(&str, &str)]) -> Value {
     let flags = ["train", "--json", "--run-dir", "run", "--peers", "3", "--gradient-store", server];
     let mut command = place.command(&[&flags[..], &RUN].concat());
     command.envs(environment.iter().copied());
-    let summary = place.start(command).wait().json();
-    check(&summary, &RUN);
-    summary
-}
-
-/// Checks that a run ended with the right state everywhere.
-fn check(summary: &Value, run: &[&str]) {
-    assert_eq!(summary["state_digest"], undisturbed(run), "{summary:#}");
-    let peers = summary["peers"].as_array().unwrap();
-    assert!(peers.iter().all(|peer| peer["exit"] == "finished"), "{summary:#}");
+    same_state(place.start(command), &RUN)
 }
 
 fn store_of(place: &Workplace, peer: &str) -> Value {
@@ -88,7 +83,7 @@ fn a_database_that_is_killed_and_comes_back_empty_costs_time_only_and_the_status
         let store = store_of(&place, "1");
         store["away"].is_null() && store["outages"].as_u64() >= Some(1)
     });
-    check(&training.wait().json(), &LONG);
+    same_state(training, &LONG);
     let log = fs::read_to_string(place.path().join("run/peers/1/peer.log")).unwrap();
     assert_eq!(log.matches("gradients are summed from files meanwhile").count(), 1, "{log}");
     assert!(server.ask("INFO commandstats").contains("cmdstat_set"), "it is not used after its return");
@@ -103,23 +98,96 @@ fn a_peer_that_starts_again_while_the_database_is_away_goes_on_without_it() {
     let training = place.start(place.command(&[&flags[..], &RUN, &["--fault", "restart:1@40"]].concat()));
     place.wait_for_steps("run", 2, 10);
     server.kill();
-    check(&training.wait().json(), &RUN);
+    same_state(training, &RUN);
     assert!(store_of(&place, "1")["away"].is_string());
 }
 
 #[test]
 fn a_user_with_the_documented_rights_is_enough_and_the_password_is_nowhere_to_be_seen() {
     let module = module();
-    let rights = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/redis.md")).unwrap();
-    let rights = rights.lines().find(|line| line.starts_with("user peerless-peer ")).unwrap();
-    let users = format!("user default off\n{}\n", rights.replace("PASSWORD", PASSWORD));
-    let Some(server) = Redis::start(module.as_deref(), &users) else { return };
+    let Some(server) = with_users(module.as_deref()) else { return };
     let place = Workplace::for_training();
     let environment = [("PEERLESS_REDIS_USER", "peerless-peer"), ("PEERLESS_REDIS_PASSWORD", PASSWORD)];
     let summary = train(&place, &server.url(), &[&environment[..], &[("RUST_LOG", "trace")]].concat());
     all_say(&place, module.is_some(), ", summed by");
     assert!(!summary.to_string().contains(PASSWORD));
     assert!(!finds(place.path(), PASSWORD.as_bytes()), "the password is in a file of the run");
+}
+
+/// A server with the users of docs/redis.md, and nobody else.
+fn with_users(module: Option<&Path>) -> Option<Redis> {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/redis.md")).unwrap();
+    let users = page.lines().filter(|line| line.starts_with("user peerless-"));
+    // Commands of a module that is not there are unknown to the server.
+    let known = |word: &&str| module.is_some() || !word.starts_with("+peerless.");
+    let users = users.map(|line| line.split(' ').filter(known).collect::<Vec<_>>().join(" "));
+    let users =
+        users.map(|line| line.replace("PASSWORD", if line.contains("-peer ") { PASSWORD } else { OTHER_PASSWORD }));
+    let users: Vec<String> = users.collect();
+    assert_eq!(users.len(), 2, "{users:?}");
+    Redis::start(module, &format!("user default off\nuser admin on nopass ~* +@all\n{}\n", users.join("\n")))
+}
+
+/// Function servers whose user has this password.
+fn function_servers(place: &Workplace, password: &str) -> [Server; 2] {
+    let environment = [("PEERLESS_REDIS_USER", "peerless-function"), ("PEERLESS_REDIS_PASSWORD", password)];
+    [(); 2].map(|()| Server::with(place, &environment))
+}
+
+/// Starts to train with functions that write to the database.
+fn start_direct(place: &Workplace, server: &Redis, functions: &[Server; 2], run: &[&str]) -> Running {
+    let url = format!("{}/1", server.url());
+    let more = ["--peers", "3", "--gradient-store", &url, "--direct-gradients"];
+    let mut command = train_with(place, &functions.each_ref(), &[&more[..], run].concat());
+    command.env("PEERLESS_REDIS_USER", "peerless-peer").env("PEERLESS_REDIS_PASSWORD", PASSWORD);
+    place.start(command)
+}
+
+#[test]
+fn functions_elsewhere_write_their_gradients_to_the_database_themselves_with_the_documented_rights() {
+    for module in [module(), None] {
+        let Some(server) = with_users(module.as_deref()) else { return };
+        let place = Workplace::for_training();
+        let functions = function_servers(&place, OTHER_PASSWORD);
+        same_state(start_direct(&place, &server, &functions, &RUN), &RUN);
+        all_say(&place, module.is_some(), ", summed by");
+        let calls = server.ask("AUTH admin any\r\nINFO commandstats");
+        assert!(calls.contains("cmdstat_rename"), "{calls}");
+        assert_eq!(calls.contains("cmdstat_peerless.digest"), module.is_some(), "{calls}");
+        let moved = &place.status("run", "1").unwrap()["functions"]["data_path"]["bytes_in"];
+        // A call for initial parameters may have been made again.
+        assert!(moved.as_u64() <= Some(3 * INITIAL_BYTES), "gradients went through the gateway: {moved}");
+        for password in [PASSWORD, OTHER_PASSWORD] {
+            assert!(!finds(place.path(), password.as_bytes()), "a password is in a file of the run");
+        }
+    }
+}
+
+#[test]
+fn gradients_that_were_lost_with_the_database_are_computed_again() {
+    let module = module();
+    let Some(mut server) = with_users(module.as_deref()) else { return };
+    let place = Workplace::for_training();
+    let functions = function_servers(&place, OTHER_PASSWORD);
+    let training = start_direct(&place, &server, &functions, &LONG);
+    place.wait_for_steps("run", 3, 10);
+    server.kill();
+    wait_until("a peer misses the server", || store_of(&place, "1")["away"].is_string());
+    server.restart();
+    wait_until("the peer has found it again", || store_of(&place, "1")["away"].is_null());
+    same_state(training, &LONG);
+    assert!(server.ask("AUTH admin any\r\nINFO commandstats").contains("cmdstat_rename"), "it is not used again");
+}
+
+#[test]
+fn a_function_that_may_not_write_to_the_database_is_told_of_without_its_password() {
+    let Some(server) = with_users(None) else { return };
+    let place = Workplace::for_training();
+    let functions = function_servers(&place, "an0ther");
+    let ended = start_direct(&place, &server, &functions, &RUN).wait();
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(ended.stderr.contains("cannot write redis://127.0.0.1:"), "{}", ended.stderr);
+    assert!(!finds(place.path(), b"an0ther"), "the password is in a file of the run");
 }
 
 /// Whether a file below has these bytes.

@@ -17,6 +17,8 @@ mod http;
 #[cfg(feature = "lambda")]
 mod lambda;
 mod place;
+#[cfg(feature = "redis")]
+mod redis;
 mod remote;
 mod stdio;
 mod tensor_file;

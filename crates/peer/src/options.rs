@@ -51,9 +51,18 @@ pub struct PeerOptions {
     /// Most that this peer may spend, over all its processes; it leaves before that is passed. `None` for no
     /// limit.
     pub budget: Option<Money>,
-    /// The Redis or Valkey server that keeps gradients until their round is over and sums them, if it has the
-    /// module; `None` for this machine's memory. Needs the feature `redis`.
-    pub gradient_store: Option<RedisServer>,
+    /// The database that keeps gradients until their round is over; `None` for this machine's memory.
+    pub gradient_store: Option<GradientStoreConfig>,
+}
+
+/// A database for a peer's gradients. Needs the feature `redis`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GradientStoreConfig {
+    /// The Redis or Valkey server. It sums, if it has the module.
+    pub server: RedisServer,
+    /// Whether functions that share no disk with this peer write their gradients there themselves. They need a user
+    /// and a password of their own, which no task holds.
+    pub direct: bool,
 }
 
 impl PeerOptions {
@@ -179,6 +188,14 @@ pub enum PeerError {
     StateGone {
         /// The state that was to be worked from.
         wanted: StateRef,
+    },
+    /// A gradient that the database has lost cannot be computed again.
+    #[error("the database has lost the gradient of unit {unit}, and it cannot be computed again: {cause}")]
+    Lost {
+        /// The unit.
+        unit: u32,
+        /// Why.
+        cause: String,
     },
     /// A thread of this process died.
     #[error("the peer's {0} thread has died; this is a bug")]

@@ -31,7 +31,8 @@ pub enum Place {
 /// A resource that can be reached by HTTP, and the right to do so.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remote {
-    /// `http:` or `https:`. May itself hold the right (a presigned URL), so it is a secret too.
+    /// `http:` or `https:`, and for outputs also a key as `redis://host:port/database/key` or `rediss:`, whose user and
+    /// password are in the function's environment. May itself hold the right (a presigned URL), so it is a secret too.
     pub url: String,
     /// Sent as `Authorization: Bearer TOKEN`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

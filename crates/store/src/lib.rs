@@ -38,5 +38,5 @@ pub use state::{MAX_ELEMENTS, MAX_TENSORS, STATE_FORMAT, State, StateError};
 pub use store::{Advanced, Opened, Resumed, STORE_FORMAT, Store, StoreError, checkpoints_path, ledger_path, read_spec};
 pub use sums::{Cover, GradientFiles, Part, RoundSums, SumsError, UnitGradients};
 #[cfg(feature = "redis")]
-pub use sums::{OnChange, RedisGradients, RedisState, check_redis};
+pub use sums::{OnChange, RedisGradients, RedisOutput, RedisOutputError, RedisOutputs, RedisState, check_redis};
 pub use tensors::{DEFAULT_KEPT_STATES, KeptFile, StateFile, StateImport, StoredState, TensorError, TensorStore};

@@ -90,6 +90,13 @@ impl RedisServer {
         &self.url
     }
 
+    /// A key of its database as a URL.
+    pub fn key_url(&self, key: &str) -> String {
+        let url = self.url.trim_end_matches('/');
+        let has_database = url.split_once("://").is_some_and(|(_, address)| address.contains('/'));
+        if has_database { format!("{url}/{key}") } else { format!("{url}/0/{key}") }
+    }
+
     /// Whether it is reached by TLS.
     pub fn uses_tls(&self) -> bool {
         self.url.starts_with("rediss:")
@@ -182,6 +189,17 @@ mod tests {
         ];
         for url in wrong {
             assert_eq!(RedisServer::new(url), Err(RedisUrlError::Malformed { found: url.into() }), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_the_database_before_it() {
+        for (url, key) in [
+            ("redis://h", "redis://h/0/k"),
+            ("redis://h:1/", "redis://h:1/0/k"),
+            ("rediss://[::1]:1/7", "rediss://[::1]:1/7/k"),
+        ] {
+            assert_eq!(RedisServer::new(url).unwrap().key_url("k"), key);
         }
     }
 

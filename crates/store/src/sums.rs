@@ -25,7 +25,7 @@ mod shards;
 
 pub use gradients::{GradientFiles, UnitGradients};
 #[cfg(feature = "redis")]
-pub use redis::{OnChange, RedisGradients, RedisState, check_redis};
+pub use redis::{OnChange, RedisGradients, RedisOutput, RedisOutputError, RedisOutputs, RedisState, check_redis};
 
 /// A sum that cannot be formed. Sums formed before are unchanged.
 #[derive(Debug, Error)]
@@ -81,6 +81,12 @@ pub enum SumsError {
     MissingUnit {
         /// The first such unit.
         unit: u32,
+    },
+    /// Gradients that were in a database alone are gone, and the units forgotten: they have to be computed again.
+    #[error("the database has lost the gradients of {} units of this peer", units.len())]
+    Lost {
+        /// The units.
+        units: UnitSet,
     },
     /// A gradient or sum cannot be added.
     #[error(transparent)]
@@ -238,7 +244,7 @@ impl RoundSums {
     /// `units` are all that this peer has computed, and reads the gradient files again otherwise.
     ///
     /// # Errors
-    /// [`SumsError::MissingUnit`], or an error of reading a file again.
+    /// [`SumsError::MissingUnit`], [`SumsError::Lost`], or an error of reading a file again.
     pub fn sum_of(&mut self, units: &UnitSet) -> Result<Option<(Digest, Arc<Payload>)>, SumsError> {
         let units = self.gradient_part(units);
         if units.is_empty() {

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 use peerless_aggregation::SumError;
 use peerless_protocol::{Digest, UnitSet};
 use peerless_store::{
-    GradientFiles, PayloadFormat, RedisError, RedisGradients, RedisServer, RedisState, SumsError, UnitGradients,
-    check_redis,
+    GradientFiles, PayloadFormat, RedisError, RedisGradients, RedisOutput, RedisOutputError, RedisOutputs, RedisServer,
+    RedisState, SumsError, UnitGradients, check_redis,
 };
 use tempfile::TempDir;
 
@@ -110,6 +110,7 @@ fn format() -> PayloadFormat {
 struct Both {
     files: GradientFiles,
     database: RedisGradients,
+    outputs: Arc<RedisOutputs>,
     told: Arc<Mutex<Vec<RedisState>>>,
     folder: TempDir,
 }
@@ -120,9 +121,32 @@ impl Both {
         let tell = Arc::clone(&told);
         let on_change = Box::new(move |state: &RedisState| tell.lock().unwrap().push(state.clone()));
         let named = RedisServer::new(&server.url()).unwrap();
-        let mut database = RedisGradients::new(format(), &named, "run:peer", on_change).unwrap();
+        let outputs = Arc::new(RedisOutputs::new(&named, "run:peer", "session").unwrap());
+        let database = RedisGradients::new(format(), &named, "run:peer", on_change).unwrap();
+        let mut database = database.with_outputs(Arc::clone(&outputs));
         database.connect().unwrap();
-        Self { files: GradientFiles::new(format()), database, told, folder: TempDir::new().unwrap() }
+        Self { files: GradientFiles::new(format()), database, outputs, told, folder: TempDir::new().unwrap() }
+    }
+
+    /// Adds a gradient to both as a function elsewhere gives it, to the database without a file. The result is that of
+    /// the database.
+    fn add_from_elsewhere(
+        &mut self,
+        function: &mut redis::Connection,
+        unit: u32,
+        gradient: &[f32],
+    ) -> Result<(), SumsError> {
+        let bytes: Vec<u8> = gradient.iter().flat_map(|element| element.to_le_bytes()).collect();
+        let (digest, length) = (Digest::of(&bytes), bytes.len() as u64);
+        let [one, other] = ["file", "database"].map(|name| self.folder.path().join(format!("{name}{unit}")));
+        std::fs::write(&one, &bytes).unwrap();
+        let output = self.outputs.offer().expect("the server answers");
+        redis::cmd("SET").arg(key(&output)).arg(&bytes).query::<()>(function).unwrap();
+        self.outputs.collect(&output, &other, length, digest).unwrap();
+        // One that comes late.
+        redis::cmd("SET").arg(key(&output)).arg("late").query::<()>(function).unwrap();
+        let _ = self.files.add(unit, &one, digest);
+        self.database.add(unit, &other, digest)
     }
 
     fn add(&mut self, unit: u32, gradient: &[f32]) -> [Result<(), SumsError>; 2] {
@@ -138,9 +162,7 @@ impl Both {
     }
 
     fn add_sound(&mut self, unit: u32) {
-        let mut random = fixtures::Random(u64::from(unit));
-        let gradient: Vec<f32> = (0..format().elements()).map(|_| random.next() as i64 as f32 / 1e17).collect();
-        self.add(unit, &gradient).into_iter().for_each(Result::unwrap);
+        self.add(unit, &sound(unit)).into_iter().for_each(Result::unwrap);
     }
 
     fn check(&mut self, units: &[u32]) {
@@ -155,6 +177,16 @@ impl Both {
         let away = told.iter().filter(|state| matches!(state, RedisState::Away(_))).count();
         (away, told.len() - away)
     }
+}
+
+/// The gradient of a unit.
+fn sound(unit: u32) -> Vec<f32> {
+    let mut random = fixtures::Random(u64::from(unit));
+    (0..format().elements()).map(|_| random.next() as i64 as f32 / 1e17).collect()
+}
+
+fn key(output: &RedisOutput) -> &str {
+    output.url.split_once("/0/").unwrap().1
 }
 
 /// Runs a test with a server that has the module and with one that has not.
@@ -224,6 +256,109 @@ fn a_server_that_is_killed_and_restarted_without_its_data_changes_no_sum() {
         both.add_sound(3);
         both.check(&[0, 1, 2, 3]);
     });
+}
+
+#[test]
+fn gradients_that_functions_wrote_to_the_database_are_summed_as_those_in_files() {
+    with_and_without_module(|server, both| {
+        let mut function = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        for round in 0..2 {
+            both.add_sound(1 + round);
+            for unit in [2, 3, 2, 5] {
+                both.add_from_elsewhere(&mut function, unit + round, &sound(unit + round)).unwrap();
+            }
+            // What another function computed again for a unit that is there, and came as a file.
+            both.add_sound(5 + round);
+            both.check(&[1 + round, 2 + round, 3 + round, 5 + round]);
+            both.check(&[2 + round, 5 + round]);
+            let other = both.add_from_elsewhere(&mut function, 3 + round, &sound(9));
+            assert!(matches!(other, Err(SumsError::NotDeterministic { .. })), "{other:?}");
+            both.files.clear().unwrap();
+            both.database.clear().unwrap();
+            let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut function).unwrap();
+            assert!(
+                keys.iter().all(|key| key.contains(":out:") || key.ends_with(":sum") || key.ends_with(":probe")),
+                "{keys:?}"
+            );
+        }
+        assert_eq!(both.told(), (0, 1));
+    });
+}
+
+#[test]
+fn what_is_not_the_output_that_a_report_names_is_not_taken_over() {
+    with_and_without_module(|server, both| {
+        let mut function = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        let path = both.folder.path().join("output");
+        let digest = Digest::of(b"gradient");
+        let collect = |function: &mut redis::Connection, value: Option<&[u8]>| {
+            let output = both.outputs.offer().unwrap();
+            if let Some(value) = value {
+                redis::cmd("SET").arg(key(&output)).arg(value).query::<()>(function).unwrap();
+            }
+            both.outputs.collect(&output, &path, 8, digest)
+        };
+        let absent = collect(&mut function, None);
+        assert!(matches!(absent, Err(RedisOutputError::NotWritten)), "{absent:?}");
+        let long = collect(&mut function, Some(b"gradients"));
+        assert!(matches!(long, Err(RedisOutputError::Length { found: 9, expected: 8 })), "{long:?}");
+        let other = collect(&mut function, Some(b"Gradient"));
+        assert!(matches!(other, Err(RedisOutputError::Damaged { reported, .. }) if reported == digest), "{other:?}");
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*session*").query(&mut function).unwrap();
+        assert!(keys.is_empty() && !path.exists(), "{keys:?}");
+        collect(&mut function, Some(b"gradient")).unwrap();
+    });
+}
+
+#[test]
+fn a_gradient_that_cannot_be_added_in_the_database_is_refused_as_from_files() {
+    with_and_without_module(|server, both| {
+        let mut function = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        both.add_from_elsewhere(&mut function, 0, &sound(0)).unwrap();
+        let mut gradient = sound(1);
+        gradient[4321] = f32::INFINITY;
+        let result = both.add_from_elsewhere(&mut function, 1, &gradient);
+        assert!(matches!(&result, Err(SumsError::Sum(SumError::Infinite { unit: 1, index: 4321, .. }))), "{result:?}");
+        assert!(!both.database.units().contains(1));
+        both.check(&[0]);
+        assert_eq!(both.told(), (0, 1));
+    });
+}
+
+#[test]
+fn gradients_that_were_in_the_database_alone_are_said_to_be_lost_with_it() {
+    let Some(module) = module() else { return };
+    let Some(mut server) = Server::start(Some(module)) else { return };
+    let mut both = Both::new(&server);
+    let mut function = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+    both.add_sound(0);
+    both.add_from_elsewhere(&mut function, 1, &sound(1)).unwrap();
+    both.add_from_elsewhere(&mut function, 2, &sound(2)).unwrap();
+    server.kill();
+    assert_eq!(both.outputs.offer(), None, "a server that is gone is no place to write to");
+    both.check(&[0]);
+    let lost: UnitSet = [1, 2].into_iter().collect();
+    let sum = both.database.sum(&[0, 1, 2].into_iter().collect());
+    assert!(matches!(&sum, Err(SumsError::Lost { units }) if *units == lost), "{sum:?}");
+    // Computed again, and written to files.
+    both.add_sound(1);
+    both.add_sound(2);
+    both.check(&[0, 1, 2]);
+    server.restart();
+    while both.database.sums_in_database().is_none() {
+        both.check(&[0, 1, 2]);
+    }
+    both.check(&[1, 2]);
+    assert_eq!(both.told(), (1, 2));
+    assert_eq!(both.outputs.offer(), None, "what is computed again could be lost again");
+    both.files.clear().unwrap();
+    both.database.clear().unwrap();
+    while both.outputs.offer().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    both.add_from_elsewhere(&mut redis::Client::open(server.url()).unwrap().get_connection().unwrap(), 1, &sound(1))
+        .unwrap();
+    both.check(&[1]);
 }
 
 #[test]

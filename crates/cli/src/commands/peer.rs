@@ -181,7 +181,7 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
     logging::start("info");
     args.node.check_addresses(&[])?;
     args.node.prices.check(args.node.budget)?;
-    args.node.gradient_store.server()?;
+    args.node.gradient_store.config()?;
     let run = match RunDirectory::open(&args.run_dir) {
         Err(RunDirectoryError::NotARun { .. }) => create_run(&args.spec, Some(&args.run_dir))?,
         opened => same_run(opened?, &args.spec)?,
@@ -210,7 +210,7 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
     let ticket = read_ticket(&args.ticket)?;
     args.node.check_addresses(ticket.relays())?;
     args.node.prices.check(args.node.budget)?;
-    args.node.gradient_store.server()?;
+    args.node.gradient_store.config()?;
     let runtime = runtime()?;
     let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;
     let directory = args.dir.unwrap_or_else(|| runs::default_directory(&spec));
@@ -316,7 +316,7 @@ async fn take_part(
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
         tariff: args.prices.tariff()?,
         budget: args.budget.map(Money::from),
-        gradient_store: args.gradient_store.server()?,
+        gradient_store: args.gradient_store.config()?,
     };
     let path = options.run.path().to_path_buf();
     let summary = run_peer(options, leave).await.map_err(explain)?;

@@ -36,6 +36,13 @@ impl Server {
         Self::of(place, command)
     }
 
+    /// With more in its environment.
+    pub fn with(place: &Workplace, environment: &[(&str, &str)]) -> Self {
+        let mut command = place.command(&["function", "--http", "127.0.0.1:0"]);
+        command.envs(environment.iter().copied());
+        Self::of(place, command)
+    }
+
     fn of(place: &Workplace, mut command: Command) -> Self {
         command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
         let process = place.start(command);

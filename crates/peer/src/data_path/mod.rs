@@ -8,6 +8,8 @@
 
 #[cfg(feature = "s3")]
 mod bucket;
+#[cfg(feature = "redis")]
+mod database;
 mod metered;
 mod over_network;
 mod vectors;
@@ -29,6 +31,8 @@ use crate::gateway::{Gateway, GatewayConfig, GatewayError};
 
 #[cfg(feature = "s3")]
 pub use bucket::{Bucket, BucketConfig, BucketError, Credentials};
+#[cfg(feature = "redis")]
+pub(crate) use database::IntoDatabase;
 pub use over_network::OverNetwork;
 
 /// By which way remote functions get at tensors.
@@ -292,6 +296,13 @@ pub enum DataPathError {
     /// The peer is about to end.
     #[error("the way to tensors is closed: this peer is about to end")]
     Closed,
+    /// An output in the database.
+    #[cfg(feature = "redis")]
+    #[error(transparent)]
+    Database(#[from] peerless_store::RedisOutputError),
+    /// A thread of this process died.
+    #[error("the thread that waits for the database has died; this is a bug")]
+    Thread,
     /// A task whose tensors are elsewhere already.
     #[error("the task names {0}, which is not a file of this peer")]
     NotAFile(String),
@@ -307,7 +318,9 @@ impl DataPathError {
             #[cfg(feature = "s3")]
             Self::Bucket(error) => error.retryable(),
             Self::Shared(error) => error.retryable(),
-            Self::NotAFile(_) | Self::Closed => false,
+            #[cfg(feature = "redis")]
+            Self::Database(_) => true,
+            Self::NotAFile(_) | Self::Closed | Self::Thread => false,
         }
     }
 

@@ -8,7 +8,9 @@ use peerless_protocol::{
     Digest, Effect, Event, Input, Member, Message, Node, PayloadRef, PeerId, RefusalKind, RoundPlan,
     SignedContribution, StateMeta, StateRef, UnitKind, UnitSet,
 };
-use peerless_store::{Batch, ContributionRecord, EventRecord, RoundRecord, StateOrigin, StoredState};
+use peerless_store::{
+    Batch, ContributionRecord, EventRecord, RoundRecord, StateOrigin, StoreError, StoredState, SumsError,
+};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::MissedTickBehavior;
@@ -21,7 +23,7 @@ use super::functions::Functions;
 use super::journal::{Journal, event_record, invocation_records, numerics_record};
 use super::refusals::{self, Refusals};
 use super::reporter::Reporter;
-use super::storage::{Applied, Storage};
+use super::storage::{Applied, Storage, SumOfOwn, Worker};
 use crate::options::PeerError;
 use crate::run_directory::RunDirectory;
 use crate::status::{DivergenceStatus, EvaluationStatus, FunctionStatus, Phase, unix_us};
@@ -45,6 +47,10 @@ const MAX_RECEIVING: u32 = 32;
 
 /// Most events that wait to be written; more are only logged.
 const MAX_EVENTS: usize = 4096;
+
+/// How often lost gradients are computed again for one sum. Once is enough, since they are not put into the database
+/// again; others of the round may have been on their way there.
+const MAX_LOSSES: u32 = 3;
 
 /// What a task of the event loop came to.
 pub(super) enum Done {
@@ -421,32 +427,43 @@ impl EventLoop {
     }
 
     fn sum(&self, from: StateRef, units: UnitSet) {
-        let wanted = units.clone();
-        let summed = self.parts.storage.run(move |worker| {
-            let start = Instant::now();
-            worker.sum(from, &wanted).map(|payload| payload.map(|payload| (payload, start.elapsed())))
-        });
-        self.spawn(async move {
-            match summed.await? {
-                Ok(Some((payload, took))) => Ok(Some(Done::Summed { from, units, payload, took })),
-                Ok(None) => Ok(None),
-                Err(error) => Err(peerless_store::StoreError::from(error).into()),
-            }
-        });
+        let summed = self.form(from, &units, Worker::sum);
+        self.spawn(async move { Ok(summed.await?.map(|(payload, took)| Done::Summed { from, units, payload, took })) });
     }
 
     fn split(&self, from: StateRef, units: UnitSet) {
-        let wanted = units.clone();
-        let split = self.parts.storage.run(move |worker| {
-            let start = Instant::now();
-            worker.split(from, &wanted).map(|shards| shards.map(|shards| (shards, start.elapsed())))
-        });
-        self.spawn(async move {
-            match split.await? {
-                Ok(shards) => Ok(shards.map(|(shards, took)| Done::Split { from, units, shards, took })),
-                Err(error) => Err(peerless_store::StoreError::from(error).into()),
+        let split = self.form(from, &units, Worker::split);
+        self.spawn(async move { Ok(split.await?.map(|(shards, took)| Done::Split { from, units, shards, took })) });
+    }
+
+    /// Has sums of own units formed, and timed. `None` if their round is over.
+    fn form<T: Send + 'static>(
+        &self,
+        from: StateRef,
+        units: &UnitSet,
+        sum: SumOfOwn<T>,
+    ) -> impl Future<Output = Result<Option<(T, Duration)>, PeerError>> + Send + use<T> {
+        let (storage, units) = (self.parts.storage.clone(), units.clone());
+        let again = storage.clone();
+        let form = move |storage: &Storage| {
+            let units = units.clone();
+            storage.run(move |worker| {
+                let start = Instant::now();
+                sum(worker, from, &units).map(|sum| sum.map(|sum| (sum, start.elapsed())))
+            })
+        };
+        let first = form(&storage);
+        let (functions, state) = (Arc::clone(&self.parts.functions), self.parts.stored.clone());
+        async move {
+            let mut formed = first.await?;
+            for _ in 0..MAX_LOSSES {
+                let Err(SumsError::Lost { units }) = &formed else { break };
+                tracing::warn!(round = from.round, units = units.len(), "gradients are lost and computed again");
+                functions.compute_again(&again, &state, units).await?;
+                formed = form(&again).await?;
             }
-        });
+            Ok(formed.map_err(StoreError::from)?)
+        }
     }
 
     fn combine(&self, from: StateRef, shard: u32, cover: Vec<SignedContribution>) {

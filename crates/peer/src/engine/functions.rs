@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerless_functions::{FunctionPlatform, Meter, PlatformSnapshot, RetryPolicy, Retrying};
 use peerless_protocol::function::{FUNCTION_PROTOCOL, Output, Place, Task, Work};
-use peerless_protocol::{Digest, Input, Layout, PeerId, RunId, RunSpec, StateRef, UnitKind};
+use peerless_protocol::{Digest, Input, Layout, PeerId, RunId, RunSpec, StateRef, UnitKind, UnitSet};
 use peerless_store::StoredState;
+use tokio::task::JoinSet;
 
 use super::storage::Storage;
 use crate::data_path::{DataPath, DataPathSnapshot};
@@ -96,6 +97,26 @@ impl Functions {
             Ok(tally) => tally.map(|tally| Input::UnitComputed { from, unit, tally }),
             Err(cause) => Some(Input::UnitFailed { from, unit, cause }),
         }
+    }
+
+    /// Computes gradients again that a database has lost. They are not reported: the protocol has these units.
+    pub async fn compute_again(
+        self: &Arc<Self>,
+        storage: &Storage,
+        state: &StoredState,
+        units: &UnitSet,
+    ) -> Result<(), PeerError> {
+        let mut computing = JoinSet::new();
+        for unit in units.iter() {
+            let (functions, storage, state) = (Arc::clone(self), storage.clone(), state.clone());
+            computing.spawn(async move { functions.compute(&storage, &state, unit, UnitKind::Gradient).await });
+        }
+        while let Some(computed) = computing.join_next().await {
+            if let Ok(Some(Input::UnitFailed { unit, cause, .. })) = computed {
+                return Err(PeerError::Lost { unit, cause });
+            }
+        }
+        Ok(())
     }
 
     async fn try_compute(

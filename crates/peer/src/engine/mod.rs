@@ -92,7 +92,8 @@ async fn run_opened(
     let spec = options.run.spec().clone();
     let temporary = temporary_directory(directory);
     options.allow(store.tensors.states_directory(), store.tensors.outputs_directory(), &temporary);
-    let (platform, data_path) = platform(&options, &identity.peer_id()).await?;
+    let database = gradients::Database::new(&options, identity.peer_id())?;
+    let (platform, data_path) = platform(&options, &identity.peer_id(), &database).await?;
     let platform_of_bill = (platform.name(), platform.concurrency());
     let accounts = Accounts::open(directory, options.tariff.clone(), options.budget, platform_of_bill)?;
     let accounts = Arc::new(accounts);
@@ -141,7 +142,7 @@ async fn run_opened(
     let blobs = Arc::new(Blobs::default());
     let clock = Clock::start();
     let format = payload_format(&spec, &state)?;
-    let gradients = gradients::open(&options, identity.peer_id(), format, resuming, reporter).await?;
+    let gradients = database.open(format, resuming, reporter).await?;
     let max_state_bytes = stored.size + STATE_SLACK_BYTES;
     let transport_config = TransportConfig {
         identity: identity.clone(),
@@ -210,13 +211,14 @@ fn payload_format(spec: &RunSpec, state: &State) -> Result<PayloadFormat, PeerEr
 async fn platform(
     options: &PeerOptions,
     me: &PeerId,
+    database: &gradients::Database,
 ) -> Result<(Arc<dyn FunctionPlatform>, Option<Arc<dyn DataPath>>), PeerError> {
     let platform = options.functions.platform()?;
     if platform.shares_files() {
         return Ok((platform, None));
     }
     let config = options.data_path.as_ref().ok_or(PeerError::NoDataPath { platform: platform.name() })?;
-    let data_path = config.open(&options.run.spec().id(), me).await?;
+    let data_path = database.in_front_of(config.open(&options.run.spec().id(), me).await?);
     let platform = OverNetwork::new(platform, Arc::clone(&data_path), config.lifetime());
     let platform: Arc<dyn FunctionPlatform> = match &options.fallback {
         Some(local) => Arc::new(Fallback::new(Arc::new(platform), Arc::new(ProcessPool::new(local.clone())?))),

@@ -44,6 +44,9 @@ pub(super) struct Worker {
     blobs: Arc<Blobs>,
 }
 
+/// Forms something from computed units; `Ok(None)` if their round is over.
+pub(super) type SumOfOwn<T> = fn(&mut Worker, StateRef, &UnitSet) -> Result<Option<T>, SumsError>;
+
 /// What applying a round gave.
 pub(super) struct Applied {
     pub meta: StateMeta,

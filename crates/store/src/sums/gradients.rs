@@ -39,7 +39,7 @@ pub trait UnitGradients: Debug + Send {
     /// The exact sum of these units, which are at least one.
     ///
     /// # Errors
-    /// [`SumsError::MissingUnit`], or an error of reading a gradient again.
+    /// [`SumsError::MissingUnit`], [`SumsError::Lost`], or an error of reading a gradient again.
     fn sum(&mut self, units: &UnitSet) -> Result<Arc<Payload>, SumsError>;
 }
 
@@ -65,6 +65,12 @@ impl GradientFiles {
     pub fn new(format: PayloadFormat) -> Self {
         let all = Arc::new(format.zeros());
         Self { format, files: BTreeMap::new(), units: UnitSet::new(), all, gradient: Vec::new() }
+    }
+
+    /// The digest of the gradient of a unit.
+    #[cfg(feature = "redis")]
+    pub(super) fn digest(&self, unit: u32) -> Option<Digest> {
+        self.files.get(&unit).map(|file| file.digest)
     }
 
     /// The gradient of a unit that was added.

@@ -1,7 +1,9 @@
 //! Gradients in a Redis or Valkey server, summed there by our module, or here where it has none.
 
 mod connection;
+mod outputs;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,8 +15,11 @@ use redis::{Connection, RedisResult, cmd};
 use self::connection::{Server, has_module};
 use super::SumsError;
 use super::gradients::{GradientFiles, UnitGradients};
+use crate::files;
 use crate::payload::{Payload, PayloadFormat};
 use crate::redis_server::{RedisError, RedisServer};
+
+pub use outputs::{RedisOutput, RedisOutputError, RedisOutputs};
 
 /// Pause after a failure before the server is tried again, so that a server that hangs does not cost every
 /// unit a time-out.
@@ -22,6 +27,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// What is left of a round whose peer is gone disappears after this many seconds.
 const EXPIRY: u64 = 3600;
+
+/// Errors of the module for gradients that would be refused in a file, too.
+const NOT_ON_GRID: [&str; 4] = ["NAN", "INFINITE", "OUTOFRANGE", "OVERFLOW"];
 
 /// How the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,8 +49,16 @@ pub type OnChange = Box<dyn FnMut(&RedisState) + Send>;
 /// Gradients in the database under keys of this peer, and in the files that functions wrote until the round is
 /// over. Sums come from the database; while it does not answer, or has lost what it held, from the files. They
 /// are the same bytes, so a server that dies costs time and nothing else.
+///
+/// Gradients that functions wrote to the database themselves ([`RedisOutputs`]) are in no file. When they are lost
+/// their units have to be computed again.
 pub struct RedisGradients {
     files: GradientFiles,
+    outputs: Option<Arc<RedisOutputs>>,
+    /// Gradients that are in the database alone.
+    written: BTreeMap<u32, Written>,
+    /// Units in files and in the database alone.
+    units: UnitSet,
     format: PayloadFormat,
     server: Server,
     prefix: String,
@@ -51,6 +67,13 @@ pub struct RedisGradients {
     told: Option<RedisState>,
     database: Option<Database>,
     failed: Option<Instant>,
+}
+
+/// A gradient that is in the database alone.
+#[derive(Debug)]
+struct Written {
+    key: String,
+    digest: Digest,
 }
 
 /// A connection, and what was put into the database by it in this round.
@@ -96,7 +119,25 @@ impl RedisGradients {
         let files = GradientFiles::new(format);
         let server = Server::new(server.clone())?;
         let prefix = braced(prefix);
-        Ok(Self { files, format, server, prefix, on_change, told: None, database: None, failed: None })
+        Ok(Self {
+            files,
+            outputs: None,
+            written: BTreeMap::new(),
+            units: UnitSet::new(),
+            format,
+            server,
+            prefix,
+            on_change,
+            told: None,
+            database: None,
+            failed: None,
+        })
+    }
+
+    /// With gradients that functions write to the same database themselves.
+    #[must_use]
+    pub fn with_outputs(self, outputs: Arc<RedisOutputs>) -> Self {
+        Self { outputs: Some(outputs), ..self }
     }
 
     /// Connects now.
@@ -157,7 +198,8 @@ impl RedisGradients {
     }
 
     fn gradient_key(&self, unit: u32) -> String {
-        format!("{}:gradient:{unit}", self.prefix)
+        let written = self.written.get(&unit).map(|written| written.key.clone());
+        written.unwrap_or_else(|| format!("{}:gradient:{unit}", self.prefix))
     }
 
     /// Does something with the database, on a new connection if the old one has failed. `None` if that fails,
@@ -190,9 +232,11 @@ impl RedisGradients {
     fn upload(&mut self, database: &mut Database, units: &UnitSet) -> Result<(), Failure> {
         for unit in units.difference(&database.units).iter() {
             let key = self.gradient_key(unit);
-            let gradient = self.files.read(unit).map_err(|_| Failure::File)?;
-            let bytes: &[u8] = bytemuck::cast_slice(gradient);
-            cmd("SET").arg(&key).arg(bytes).arg("EX").arg(EXPIRY).query::<()>(&mut database.connection)?;
+            if !self.written.contains_key(&unit) {
+                let gradient = self.files.read(unit).map_err(|_| Failure::File)?;
+                let bytes: &[u8] = bytemuck::cast_slice(gradient);
+                cmd("SET").arg(&key).arg(bytes).arg("EX").arg(EXPIRY).query::<()>(&mut database.connection)?;
+            }
             if database.module {
                 let bits = self.format.grid().fraction_bits();
                 let sum = self.sum_key();
@@ -245,43 +289,105 @@ impl RedisGradients {
     }
 }
 
+impl RedisGradients {
+    /// Counts a gradient that is in the database alone. Its digest was checked there; its elements are by the sum.
+    fn add_written(&mut self, unit: u32, key: String, digest: Digest) -> Result<(), SumsError> {
+        let present = self.written.get(&unit).map(|written| written.digest).or(self.files.digest(unit));
+        if let Some(first) = present {
+            self.unlink(&[key]);
+            let same = first == digest;
+            return if same { Ok(()) } else { Err(SumsError::NotDeterministic { unit, first, second: digest }) };
+        }
+        let others = self.units.clone();
+        self.written.insert(unit, Written { key: key.clone(), digest });
+        self.units.insert(unit);
+        let refused = self.try_database(|gradients, database| {
+            gradients.upload(database, &others)?;
+            match gradients.upload(database, &[unit].into_iter().collect()) {
+                Err(Failure::Server(error)) if error.code().is_some_and(|code| NOT_ON_GRID.contains(&code)) => {
+                    Ok(cmd("GET").arg(&key).query::<Option<Vec<u8>>>(&mut database.connection)?)
+                }
+                // One that cannot be counted now is lost, which whoever wants the sum will hear.
+                uploaded => uploaded.map(|()| None),
+            }
+        });
+        let Some(Some(bytes)) = refused else { return Ok(()) };
+        self.forget(&[unit].into_iter().collect());
+        self.unlink(&[key]);
+        // The same error as for a file.
+        let gradient: Vec<f32> = bytes.as_chunks().0.iter().map(|element| f32::from_le_bytes(*element)).collect();
+        self.format.grid().accumulate(self.format.zeros().sums_mut(), &gradient, unit)?;
+        Err(SumsError::Lost { units: [unit].into_iter().collect() })
+    }
+
+    /// Forgets units that are in no file.
+    fn forget(&mut self, units: &UnitSet) {
+        self.written.retain(|unit, _| !units.contains(*unit));
+        self.units = self.units.difference(units);
+    }
+
+    /// Frees values, unless the server does not answer; then they expire.
+    fn unlink(&mut self, keys: &[String]) {
+        if !keys.is_empty() {
+            self.try_database(|_, database| Ok(cmd("UNLINK").arg(keys).query::<()>(&mut database.connection)?));
+        }
+    }
+}
+
 impl UnitGradients for RedisGradients {
     fn clear(&mut self) -> Result<(), SumsError> {
-        let keys: Vec<String> = self.files.units().iter().map(|unit| self.gradient_key(unit)).collect();
+        let mut keys: Vec<String> = self.units.iter().map(|unit| self.gradient_key(unit)).collect();
+        keys.extend(self.outputs.iter().flat_map(|outputs| outputs.begin()));
+        self.unlink(&keys);
         self.try_database(|gradients, database| {
             database.units = UnitSet::new();
-            if !keys.is_empty() {
-                cmd("UNLINK").arg(&keys).query::<()>(&mut database.connection)?;
-            }
             if database.module {
                 cmd("PEERLESS.CLEAR").arg(gradients.sum_key()).query::<()>(&mut database.connection)?;
             }
             Ok(())
         });
+        self.written.clear();
+        self.units = UnitSet::new();
         self.files.clear()
     }
 
     fn units(&self) -> &UnitSet {
-        self.files.units()
+        &self.units
     }
 
-    /// Adds to the sum of the files, too: that is a check of digest and elements, and the sum that is there
+    /// Adds a file to the sum of the files, too: that is a check of digest and elements, and the sum that is there
     /// when the server is not.
     fn add(&mut self, unit: u32, path: &Path, digest: Digest) -> Result<(), SumsError> {
+        if let Some(key) = self.outputs.as_ref().and_then(|outputs| outputs.take(path)) {
+            return self.add_written(unit, key, digest);
+        }
+        if let Some(Written { digest: first, .. }) = self.written.get(&unit) {
+            if *first != digest {
+                return Err(SumsError::NotDeterministic { unit, first: *first, second: digest });
+            }
+            return Ok(files::remove(path)?);
+        }
         self.files.add(unit, path, digest)?;
-        let units = self.files.units().clone();
+        self.units.insert(unit);
+        let units = self.units.clone();
         self.try_database(|gradients, database| gradients.upload(database, &units));
         Ok(())
     }
 
     fn sum(&mut self, units: &UnitSet) -> Result<Arc<Payload>, SumsError> {
-        if let Some(unit) = units.difference(self.files.units()).iter().next() {
+        if let Some(unit) = units.difference(&self.units).iter().next() {
             return Err(SumsError::MissingUnit { unit });
         }
-        match self.try_database(|gradients, database| gradients.download(database, units)) {
-            Some(payload) => Ok(Arc::new(payload)),
-            None => self.files.sum(units),
+        if let Some(payload) = self.try_database(|gradients, database| gradients.download(database, units)) {
+            return Ok(Arc::new(payload));
         }
+        let lost = units.difference(self.files.units());
+        if lost.is_empty() {
+            return self.files.sum(units);
+        }
+        self.forget(&lost);
+        self.outputs.iter().for_each(|outputs| outputs.avoid());
+        Err(SumsError::Lost { units: lost })
     }
 }
 
