@@ -55,6 +55,10 @@ impl Lambda {
         process
     }
 
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
     /// Invocations as the function's own log has them.
     fn invocations(&self) -> u128 {
         python("invocations.py", &[&self.endpoint(), NAME]).trim().parse().unwrap()
