@@ -5,7 +5,6 @@ use std::time::Duration;
 use peerless_functions::InvokeError;
 use peerless_peer::data_path::{BucketConfig, BucketError, DataPath, DataPathError};
 use peerless_protocol::Digest;
-use rustix::process::Signal;
 
 use crate::bench::{Bench, bytes, config, destination, parameters, peer, random_run};
 use crate::weed::Weed;
@@ -27,10 +26,10 @@ async fn an_outage_is_an_error_worth_another_attempt_and_ends_with_it() {
     let mut grant = bench.offer(&state, "gradient").await;
     assert_eq!(bench.put(&destination(grant.as_ref()), &gradient), 200);
 
-    weed.signal(Signal::STOP);
+    weed.suspend();
     is_outage(grant.collect(Digest::of(&gradient)).await.unwrap_err());
     assert_eq!(bench.files(), [""; 0]);
-    weed.signal(Signal::CONT);
+    weed.resume();
     // What had been asked for in the meantime is worked off first.
     for _ in 0..50 {
         match grant.collect(Digest::of(&gradient)).await {
@@ -67,7 +66,7 @@ async fn a_peer_ends_in_time_without_its_store() {
     let Some(mut weed) = Weed::start() else { return };
     let bench = Bench::at(&weed).await;
     let grant = bench.offer(&bytes(400, "state"), "gradient").await;
-    weed.signal(Signal::STOP);
+    weed.suspend();
     drop(grant);
     tokio::time::timeout(Duration::from_secs(8), bench.bucket.close()).await.expect("it waits for ever");
     let error = bench.bucket.offer(bench.unit(&bytes(400, "next"), "gradient"));

@@ -2,7 +2,9 @@
 #![allow(dead_code, reason = "every test program uses another part of this")]
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::RandomState;
 use std::fs;
+use std::hash::{BuildHasher, Hasher};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -45,9 +47,7 @@ impl Weed {
             let _ = writeln!(std::io::stderr(), "{skipped}");
             return None;
         }
-        let listeners: Vec<_> = (0..9).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports = listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        drop(listeners);
+        let ports = std::iter::from_fn(|| Some(free_port())).take(9).collect();
         let folder = tempfile::tempdir().unwrap();
         let right = |action: &str| format!("{action}:{BUCKET}");
         let identity = |name: &str, (key, secret): (&str, &str), actions: &[&str]| {
@@ -111,10 +111,30 @@ impl Weed {
         child.wait().unwrap();
     }
 
-    /// Sends a signal to the server itself.
-    pub fn signal(&self, signal: Signal) {
+    /// Stops the server as if its machine hung. Its threads stop one after the other: when this returns, all have.
+    pub fn suspend(&self) {
+        self.signal(Signal::STOP);
+        let is_stopped = |stat: &str| stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with('T'));
+        let tasks = || fs::read_dir(format!("/proc/{}/task", self.pid().as_raw_nonzero())).unwrap();
+        let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        while !tasks().all(|task| is_stopped(&stat(task.unwrap()))) {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// Of the server itself.
+    fn pid(&self) -> Pid {
         let pid = fs::read_to_string(self.folder.path().join("pid")).unwrap();
-        kill_process(Pid::from_raw(pid.trim().parse().unwrap()).unwrap(), signal).unwrap();
+        Pid::from_raw(pid.trim().parse().unwrap()).unwrap()
     }
 
     pub fn endpoint(&self) -> String {
@@ -179,6 +199,13 @@ impl Drop for Weed {
         drop(stdin);
         let _ = child.wait();
     }
+}
+
+/// A port that nobody listens on, and below those that the kernel gives to clients: the server has to find it free
+/// again when it is restarted.
+fn free_port() -> u16 {
+    let random = || 10_000 + (RandomState::new().build_hasher().finish() % 20_000) as u16;
+    std::iter::repeat_with(random).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
 }
 
 /// One request; nothing where nobody answers.
