@@ -8,6 +8,7 @@ mod common;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use common::proxy::Proxy;
 use common::servers::{Server, TOKEN, train_with};
 use common::{Running, Workplace, same_state};
 use rustix::process::Signal;
@@ -49,6 +50,24 @@ fn functions_without_the_dataset_read_their_samples_through_the_peers() {
         let log = std::fs::read_to_string(place.path().join(format!("run/peers/{peer}/peer.log"))).unwrap();
         assert!(!log.contains("functions of this machine"), "{log}");
     }
+}
+
+#[test]
+fn connections_to_the_gateway_that_are_cut_cost_time_only() {
+    let place = Workplace::for_training();
+    let server = Server::without_dataset(&place);
+    let gateway = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Proxy::start(gateway);
+    let address = gateway.to_string();
+    let flags = ["--peers", "1", "--functions", "1", "--gateway", &address, "--gateway-url", &proxy.url];
+    let training = start(&place, &[&server], &flags);
+    let mut cut = 0;
+    for steps in (5..55).step_by(5) {
+        place.wait_for_steps("run", 1, steps);
+        cut += proxy.cut();
+    }
+    finished(training);
+    assert!(cut >= 5, "only {cut} connections were cut");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "every test program uses another part of this")]
 
 pub mod lying;
+pub mod proxy;
 pub mod redis;
 pub mod servers;
 

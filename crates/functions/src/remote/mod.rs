@@ -76,6 +76,9 @@ struct Totals {
     closed: bool,
 }
 
+/// Where the result of a call is sent.
+type Reply = oneshot::Sender<Result<Invocation, InvokeError>>;
+
 /// A call that left the queue. On a task of its own, so that a caller who goes away leaves a call that
 /// is seen to its end: it costs all the same, and has to be metered.
 struct Job {
@@ -84,7 +87,7 @@ struct Job {
     give_up_at: Instant,
     overdue: InvokeError,
     ticket: Ticket,
-    reply: oneshot::Sender<Result<Invocation, InvokeError>>,
+    reply: Reply,
 }
 
 impl<D: Door> Calls<D> {
@@ -123,9 +126,11 @@ impl<D: Door> Calls<D> {
         let job = Job { task, expected, give_up_at, overdue, ticket, reply };
         let shared = Arc::clone(shared);
         tokio::spawn(async move {
-            shared.work(job).await;
+            let (reply, result) = shared.work(job).await;
             drop(permit);
             shared.busy.send_modify(|busy| *busy -= 1);
+            // Last, so that who has an answer finds the call at its end. Fails when the caller is gone.
+            let _discarded = reply.send(result);
         });
         // The task always answers, unless its runtime goes away with it.
         answer.await.unwrap_or(Err(InvokeError::ShutDown))
@@ -200,7 +205,8 @@ impl<D: Door> Shared<D> {
         Answer { body: Err(why), function: self.door.name(), billing: Billing::default() }
     }
 
-    async fn work(&self, job: Job) {
+    /// Has the job done; its result, and where to send it.
+    async fn work(&self, job: Job) -> (Reply, Result<Invocation, InvokeError>) {
         let Job { task, expected, give_up_at, overdue, mut ticket, reply } = job;
         let bytes_in = task.len();
         let mut stop = self.stop.subscribe();
@@ -225,8 +231,7 @@ impl<D: Door> Shared<D> {
         };
         self.count(&ticket, cold, result.is_err());
         let metering = ticket.finish(outcome);
-        // Fails when the caller is gone.
-        let _discarded = reply.send(result.map(|output| Invocation { output, metering }));
+        (reply, result.map(|output| Invocation { output, metering }))
     }
 }
 
