@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
@@ -10,6 +11,12 @@ use crate::error::{AtPath, FileError};
 
 /// Longest content of a lock file that is looked at, in bytes.
 const MAX_CONTENT: u64 = 64;
+
+/// How long a directory that is in use is waited for. A process that was killed a moment ago keeps its locks until the
+/// kernel has taken it down, which lasts as long as its last writes to the disk.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A directory that cannot be had for oneself.
 #[derive(Debug, Error)]
@@ -36,16 +43,12 @@ pub(crate) struct DirectoryLock {
 }
 
 impl DirectoryLock {
-    /// Takes the lock file `path`, whose content is `INCARNATION PID`.
+    /// Takes the lock file `path`, whose content is `INCARNATION PID`; waits a while for its owner to end.
     pub(crate) fn acquire(path: &Path) -> Result<Self, LockError> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let mut file = options.open(path).at("open", path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(in_use(path, &mut file)),
-            Err(TryLockError::Error(error)) => Err(error).at("lock", path)?,
-        }
+        lock(path, &mut file)?;
         let (previous, _) = read_content(&mut file);
         let incarnation = previous.saturating_add(1);
         let content = format!("{incarnation} {}\n", std::process::id());
@@ -61,6 +64,18 @@ impl DirectoryLock {
     /// functions of a killed predecessor may still be running.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
+    }
+}
+
+fn lock(path: &Path, file: &mut File) -> Result<(), LockError> {
+    let asked = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if asked.elapsed() < PATIENCE => std::thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => return Err(in_use(path, file)),
+            Err(TryLockError::Error(error)) => return Err::<(), _>(error).at("lock", path).map_err(Into::into),
+        }
     }
 }
 

@@ -133,6 +133,25 @@ fn a_store_in_use_is_refused() {
 }
 
 #[test]
+fn a_store_whose_owner_is_about_to_end_is_waited_for() {
+    let place = Place::new();
+    let opened = place.open();
+    std::thread::scope(|scope| {
+        let (ready, asked) = std::sync::mpsc::channel();
+        let place = &place;
+        let waiting = scope.spawn(move || {
+            ready.send(()).unwrap();
+            place.open()
+        });
+        asked.recv().unwrap();
+        // Long enough for the other thread to find the lock taken; were it later, the test would only show less.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(opened);
+        waiting.join().unwrap();
+    });
+}
+
+#[test]
 fn a_directory_of_another_run_or_version_is_refused() {
     let place = Place::new();
     assert!(matches!(read_spec(place.directory.path()), Err(StoreError::NotAStore { .. })));
