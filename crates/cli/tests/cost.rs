@@ -256,6 +256,28 @@ fn a_projection_says_that_it_is_one_and_keeps_what_was_billed() {
 }
 
 #[test]
+fn calls_whose_billed_time_nobody_said_are_counted_and_told() {
+    let place = recorded_run();
+    let unsaid = attempt(Some((9, 1)), 1, false, 0, 1, "timed-out", 9);
+    let mut ledger = Ledger::open(&peer_ledger(&place, "1")).unwrap();
+    ledger.record(&Batch { invocations: vec![record(&unsaid, 0, 99)], ..Batch::default() }).unwrap();
+    drop(ledger);
+    let bill = place.run(&["cost", "run", "--json"]).json();
+    assert_eq!(line(&bill, "platform", "lambda")["estimated_invocations"], 1, "{bill:#}");
+    assert_eq!(line(&bill, "peer", "2")["estimated_invocations"], 0);
+    let said = "ESTIMATED: lambda did not say how long it bills 1 of 12 invocations; ";
+    let text = place.run(&["cost", "run"]);
+    assert!(text.stdout.contains(&format!("{said}their time is NOT COUNTED")), "{}", text.stdout);
+    // 12.345 ms from call to end.
+    let functions = by_hand(&X86, 512, 166_667) + by_hand(&ARM64, 512, 166_667);
+    let counted = functions + 13 * 512 * 166_667 + UNIT / 5_000_000;
+    let bill = place.run(&["cost", "run", "--as", "lambda-x86:512", "--json"]).json();
+    assert_eq!(line(&bill, "platform", "lambda")["total_usd"], dollars(counted), "{bill:#}");
+    let text = place.run(&["cost", "run", "--as", "lambda-x86:512"]);
+    assert!(text.stdout.contains(&format!("{said}they count with the time")), "{}", text.stdout);
+}
+
+#[test]
 fn own_prices_replace_those_that_were_recorded_under_the_same_name() {
     let place = recorded_run();
     let entry = "usd_per_hour = \"2\"\ndate = \"2026-02-01\"\nsource = \"invoice\"\n";

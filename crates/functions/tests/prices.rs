@@ -157,6 +157,19 @@ fn what_a_platform_bills_is_charged_and_what_it_does_not_bill_is_charged_as_if()
 }
 
 #[test]
+fn a_request_that_is_billed_without_a_word_on_its_length_is_charged_for_what_was_measured() {
+    let unsaid = Usage { requests: 1, duration_us: 1001, ..Usage::default() };
+    let known = tariff("lambda", "lambda-x86", Some(1769)).charge("lambda", &unsaid);
+    assert_eq!((known.estimated, known.mb_ms), (1, 2 * 1769));
+    assert_eq!(known.total(), price("0.0000166667").of_memory(1769, 2) + price("0.0000002").into());
+    let unknown = tariff("lambda", "lambda-x86", None).charge("lambda", &unsaid);
+    assert_eq!((unknown.estimated, unknown.compute), (1, Money::ZERO), "nobody knows the memory");
+    assert_eq!(unknown.requests, price("0.0000002").into());
+    let said = Usage { memory_mb: 1769, billed_ms: 2, ..unsaid };
+    assert_eq!(tariff("lambda", "lambda-x86", None).charge("lambda", &said).estimated, 0);
+}
+
+#[test]
 fn buckets_and_bytes_cost_only_where_they_have_a_price() {
     let table = PriceTable::built_in().unwrap();
     let used = Usage { bucket_puts: 2, bucket_gets: 5, tensor_bytes_out: 1 << 29, ..Usage::default() };

@@ -61,6 +61,7 @@ pub(crate) fn text(
     let path = run.path().display();
     let mut lines = vec![format!("run {} in {path}: {} on {}", spec.id().short(), spec.model, spec.dataset.name)];
     lines.extend(remarks(reading, projection));
+    lines.extend(estimates(reading, bill));
     for by in By::ALL.into_iter().filter(|&each| by.is_none_or(|by| by == each)) {
         lines.push(String::new());
         lines.push(breakdown(by, bill));
@@ -110,6 +111,21 @@ fn remarks(reading: &Reading, projection: &Projection) -> Vec<String> {
         remarks.push(format!("INCOMPLETE: without peer {}: {}", unreadable.peer, unreadable.reason));
     }
     remarks
+}
+
+/// Platforms that did not say how long they bill calls.
+fn estimates(reading: &Reading, bill: &Bill) -> Vec<String> {
+    let estimate = |(platform, line): (&String, &Line)| {
+        let (estimated, all) = (thousands(line.charge.estimated), thousands(line.invocations));
+        let rates = reading.tariffs.iter().filter_map(|tariff| tariff.platforms.get(platform));
+        let name = rates.clone().map(|rate| rate.name.as_str()).next()?;
+        let counted = match rates.filter(|rate| rate.memory_mb.is_none()).count() {
+            0 => "they count with the time that was measured here".to_owned(),
+            _ => format!("their time is NOT COUNTED, as nobody knows their memory: `--as {name}:MB` counts it"),
+        };
+        Some(format!("ESTIMATED: {platform} did not say how long it bills {estimated} of {all} invocations; {counted}"))
+    };
+    bill.platforms.iter().filter(|(_, line)| line.charge.estimated > 0).filter_map(estimate).collect()
 }
 
 fn breakdown(by: By, bill: &Bill) -> String {
@@ -274,6 +290,7 @@ pub(crate) fn document(
 fn line_document(line: &Line) -> Value {
     json!({
         "invocations": line.invocations,
+        "estimated_invocations": line.charge.estimated,
         "function_s": line.function_us as f64 / 1e6,
         "gb_s": gb_s(line),
         "compute_usd": line.charge.compute,

@@ -1,12 +1,13 @@
-"""Prints how many invocations a Lambda function's own log has: ENDPOINT NAME."""
+"""Prints how many invocations a Lambda function's own log has and how many ms are billed for them: ENDPOINT NAME."""
 
 import json
+import re
 import sys
 import urllib.request
 
 endpoint, name = sys.argv[1:]
 query = {"logGroupName": f"/aws/lambda/{name}"}
-invocations = 0
+reports = []
 while True:
     request = urllib.request.Request(endpoint, json.dumps(query).encode())
     request.add_header("Authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/logs/aws4_request")
@@ -14,8 +15,8 @@ while True:
     request.add_header("X-Amz-Target", "Logs_20140328.FilterLogEvents")
     with urllib.request.urlopen(request) as answer:
         page = json.load(answer)
-    invocations += sum(event["message"].startswith("REPORT ") for event in page["events"])
+    reports += [event["message"] for event in page["events"] if event["message"].startswith("REPORT ")]
     if not page.get("nextToken"):
         break
     query["nextToken"] = page["nextToken"]
-print(invocations)
+print(len(reports), sum(int(re.search(r"\tBilled Duration: (\d+) ms", report)[1]) for report in reports))

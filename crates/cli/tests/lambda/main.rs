@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use common::{Running, Workplace, same_state, skip, wait_until};
 use peerless_store::{InvocationRecord, Ledger, ledger_path};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 const RUN: [&str; 2] = ["--rounds", "60"];
 const NAME: &str = "peerless-unit";
@@ -33,8 +34,8 @@ impl Lambda {
     }
 
     fn with_concurrency(place: &Workplace, concurrency: &'static str) -> Option<Self> {
-        let there = Command::new("ministack").arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
-        if there.is_err() {
+        let there = Command::new("python3").args(["-c", "import ministack"]).stderr(Stdio::null()).status();
+        if !there.is_ok_and(|status| status.success()) {
             skip("ministack is not installed: pip install ministack==1.5.33");
             return None;
         }
@@ -43,8 +44,12 @@ impl Lambda {
     }
 
     fn launch(place: &Workplace, port: u16, concurrency: &str) -> Running {
-        let mut command = Command::new("ministack");
-        command.current_dir(place.path()).env("LAMBDA_EXECUTOR", "local").env("GATEWAY_PORT", port.to_string());
+        let mut command = Command::new("python3");
+        command
+            .arg(script("emulation.py"))
+            .current_dir(place.path())
+            .env("LAMBDA_EXECUTOR", "local")
+            .env("GATEWAY_PORT", port.to_string());
         command.env("BIND_HOST", "127.0.0.1").env("TMPDIR", place.path()).stdin(Stdio::null());
         let process = place.start(command);
         wait_until("Lambda listens", || TcpStream::connect(("127.0.0.1", port)).is_ok());
@@ -59,18 +64,23 @@ impl Lambda {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Invocations as the function's own log has them.
-    fn invocations(&self) -> u128 {
-        python("invocations.py", &[&self.endpoint(), NAME]).trim().parse().unwrap()
+    /// Invocations and billed milliseconds as the function's own log in CloudWatch has them.
+    fn log(&self) -> (u128, u128) {
+        let output = python("invocations.py", &[&self.endpoint(), NAME]);
+        let (invocations, billed_ms) = output.trim().split_once(' ').unwrap();
+        (invocations.parse().unwrap(), billed_ms.parse().unwrap())
     }
 }
 
 /// Runs one of the scripts beside this file; its output.
 fn python(script: &str, arguments: &[&str]) -> String {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lambda").join(script);
-    let done = Command::new("python3").arg(script).args(arguments).output().unwrap();
+    let done = Command::new("python3").arg(self::script(script)).args(arguments).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     String::from_utf8(done.stdout).unwrap()
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lambda").join(name)
 }
 
 /// The function's program, as it is deployed to AWS.
@@ -98,6 +108,13 @@ fn environments() -> Vec<Pid> {
     pids.filter(runs).filter_map(Pid::from_raw).collect()
 }
 
+fn kill_environments() {
+    for pid in environments() {
+        // It may have ended by itself in between.
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
 #[test]
 fn functions_on_lambda_give_the_state_of_local_ones() {
     let place = Workplace::for_training();
@@ -114,16 +131,41 @@ fn dollars(pico: u128) -> String {
 /// $0.20 for a million requests, in 10^-12 dollars.
 const REQUEST: u128 = 200_000;
 
+/// Checks the bill against one made by hand from the function's own log; it and the number of invocations.
+fn billed_as_logged(place: &Workplace, lambda: &Lambda) -> (Value, u128) {
+    let (invocations, billed_ms) = lambda.log();
+    let bill = place.run(&["cost", "run", "--json"]).json();
+    assert_eq!(bill["total"]["requests_usd"], dollars(invocations * REQUEST), "{bill:#}");
+    // $0.0000166667 for a second of a GB, in 10^-12 dollars for a millisecond of an MB: 166,667 / 10,240; rounded half up.
+    let compute = (billed_ms * 1769 * 166_667 * 2 / 10_240).div_ceil(2);
+    assert_eq!(bill["total"]["compute_usd"], dollars(compute), "{bill:#}");
+    assert_eq!(bill["total"]["estimated_invocations"], 0, "{bill:#}");
+    (bill, invocations)
+}
+
 #[test]
 fn every_invocation_in_lambdas_own_log_is_billed_and_no_other() {
     let place = Workplace::for_training();
     let Some(lambda) = Lambda::start(&place) else { return };
     same_state(place.start(command(&place, &lambda.endpoint(), &["--peers", "2"])), &RUN);
-    let invocations = lambda.invocations();
+    let (bill, invocations) = billed_as_logged(&place, &lambda);
     assert!(invocations >= 60 * 4, "{invocations}");
-    // Requests only: in the answers of this emulation, unlike in its log, no line tells the billed time.
-    let bill = place.run(&["cost", "run", "--json"]).json();
-    assert_eq!(bill["total"]["requests_usd"], dollars(invocations * REQUEST), "{bill:#}");
+    assert_ne!(bill["total"]["compute_usd"], dollars(0));
+}
+
+#[test]
+fn invocations_that_fail_are_billed_as_logged_and_count_as_waste() {
+    let place = Workplace::for_training();
+    let Some(lambda) = Lambda::start(&place) else { return };
+    let training = place.start(command(&place, &lambda.endpoint(), &["--peers", "2"]));
+    for steps in [8, 12, 16] {
+        place.wait_for_steps("run", 2, steps);
+        kill_environments();
+    }
+    let summary = same_state(training, &RUN);
+    assert!(summary["functions"]["failed"].as_u64() > Some(0), "{summary:#}");
+    let (bill, _) = billed_as_logged(&place, &lambda);
+    assert!(bill["wasted"]["failed"]["usd"].as_str() > Some(dollars(REQUEST).as_str()), "{bill:#}");
 }
 
 #[test]
@@ -134,8 +176,7 @@ fn a_storm_of_refusals_costs_time_only() {
     let summary = same_state(place.start(command(&place, &lambda.endpoint(), &flags)), &RUN);
     let throttled: u64 = ["1", "2"].map(|peer| throttled(&place, peer)).iter().sum();
     assert!(throttled > 10, "{throttled} of {summary:#}");
-    let bill = place.run(&["cost", "run", "--json"]).json();
-    assert_eq!(bill["total"]["requests_usd"], dollars(lambda.invocations() * REQUEST), "{bill:#}");
+    billed_as_logged(&place, &lambda);
 }
 
 /// Attempts that were refused, as the peer's ledger has them.
@@ -154,10 +195,7 @@ fn environments_that_are_killed_and_an_endpoint_that_is_restarted_cost_time_only
     let training = place.start(command(&place, &lambda.endpoint(), &["--peers", "2"]));
     for steps in [8, 12, 16] {
         place.wait_for_steps("run", 2, steps);
-        for pid in environments() {
-            // It may have ended by itself in between.
-            let _ = kill_process(pid, Signal::KILL);
-        }
+        kill_environments();
     }
     place.wait_for_steps("run", 2, 25);
     drop(std::mem::replace(&mut lambda.process, place.start(Command::new("true"))));

@@ -93,6 +93,8 @@ pub struct Charge {
     pub requests: Money,
     /// For requests to a bucket and bytes sent.
     pub transfer: Money,
+    /// Attempts of which the platform did not say how long it bills them: what was measured here counts instead.
+    pub estimated: u64,
 }
 
 impl Charge {
@@ -108,6 +110,7 @@ impl std::ops::AddAssign for Charge {
         self.compute += other.compute;
         self.requests += other.requests;
         self.transfer += other.transfer;
+        self.estimated = self.estimated.saturating_add(other.estimated);
     }
 }
 
@@ -115,15 +118,20 @@ impl Tariff {
     /// What an attempt on a platform costs. Billed time and requests are charged as the platform said;
     /// where it said nothing and the rate names a memory, the time from call to end is rounded up to
     /// a millisecond, the start of a cold function included, and counts with one request, as on
-    /// Lambda. An attempt that did not leave the queue costs nothing.
+    /// Lambda. So does the time of a request that is billed without a word on its length: an answer without the
+    /// line that says it, or a call that nobody waited for any longer. An attempt that did not leave the queue
+    /// costs nothing.
     pub fn charge(&self, platform: &str, usage: &Usage) -> Charge {
         let mut charge = Charge { transfer: self.transfer(usage), ..Charge::default() };
         let Some(rate) = self.platforms.get(platform) else { return charge };
         // A platform that bills names the memory, also of a request that was turned away and is not billed.
-        let billed = usage.requests > 0 || usage.billed_ms > 0 || usage.memory_mb > 0;
+        let billed = usage.billed_ms > 0 || usage.memory_mb > 0;
+        let measured_ms = usage.duration_us.div_ceil(1000);
+        charge.estimated = u64::from(!billed && usage.requests > 0);
         let (memory_mb, ms, requests) = match rate.memory_mb {
+            memory if charge.estimated > 0 => (memory.unwrap_or_default(), measured_ms, usage.requests),
             memory if billed => (memory.unwrap_or(usage.memory_mb), usage.billed_ms, usage.requests),
-            Some(memory) if usage.duration_us > 0 => (memory, usage.duration_us.div_ceil(1000), 1),
+            Some(memory) if usage.duration_us > 0 => (memory, measured_ms, 1),
             _ => return charge,
         };
         charge.mb_ms = u128::from(memory_mb) * u128::from(ms);

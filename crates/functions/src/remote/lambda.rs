@@ -163,8 +163,8 @@ impl LambdaDoor {
         let (billing, body) = match request.payload(Blob::new(task)).send().await {
             // Failed invocations have a log, too. Without one nobody says what is billed; it is a request at least.
             Ok(output) => {
-                let unknown = Billing { requests: 1, ..Billing::default() };
-                (output.log_result().and_then(log::billed).unwrap_or(unknown), self.payload(output))
+                let billing = output.log_result().and_then(log::billed).unwrap_or_else(|| self.given_up());
+                (billing, self.payload(output))
             }
             Err(error) => (Billing::default(), Err(self.refused(error))),
         };
@@ -232,6 +232,11 @@ impl Door for LambdaDoor {
 
     fn name(&self) -> FunctionName {
         FunctionName::Remote(self.function.clone())
+    }
+
+    /// A request at least; the function works on, and nobody says for how long.
+    fn given_up(&self) -> Billing {
+        Billing { requests: 1, ..Billing::default() }
     }
 }
 

@@ -35,6 +35,11 @@ pub(crate) trait Door: Send + Sync + 'static {
 
     /// What the functions behind it are called together.
     fn name(&self) -> FunctionName;
+
+    /// What is billed for a call that was sent and given up before its answer came.
+    fn given_up(&self) -> Billing {
+        Billing::default()
+    }
 }
 
 /// What a remote function answered.
@@ -202,7 +207,7 @@ impl<D: Door> Shared<D> {
     }
 
     fn unanswered(&self, why: InvokeError) -> Answer {
-        Answer { body: Err(why), function: self.door.name(), billing: Billing::default() }
+        Answer { body: Err(why), function: self.door.name(), billing: self.door.given_up() }
     }
 
     /// Has the job done; its result, and where to send it.
