@@ -11,7 +11,7 @@ use std::path::Path;
 
 use common::redis::{Redis, module};
 use common::servers::{Server, train_with};
-use common::{Ended, Running, Workplace, same_state, wait_until};
+use common::{Ended, Running, Workplace, bill_shows_failures, same_state, wait_until};
 use serde_json::Value;
 
 const RUN: [&str; 2] = ["--rounds", "60"];
@@ -176,6 +176,7 @@ fn gradients_that_were_lost_with_the_database_are_computed_again() {
     server.restart();
     wait_until("the peer has found it again", || store_of(&place, "1")["away"].is_null());
     same_state(training, &LONG);
+    bill_shows_failures(&place);
     assert!(server.ask("AUTH admin any\r\nINFO commandstats").contains("cmdstat_rename"), "it is not used again");
 }
 

@@ -198,6 +198,14 @@ pub fn same_state(training: Running, flags: &[&str]) -> Value {
     summary
 }
 
+/// Checks that the bill has what failed invocations cost, at prices of AWS Lambda where nothing has one.
+pub fn bill_shows_failures(place: &Workplace) {
+    let bill = place.run(&["cost", "run", "--as", "lambda-x86:1769", "--json"]).json();
+    let failed = &bill["wasted"]["failed"];
+    assert!(failed["invocations"].as_u64() > Some(0), "{bill:#}");
+    assert!(failed["usd"].as_str() > Some("0.000000000000"), "{bill:#}");
+}
+
 /// The final state of one peer that nothing happens to, of a run with these flags. Trained once.
 pub fn undisturbed(flags: &[&str]) -> String {
     static KNOWN: Mutex<BTreeMap<String, String>> = Mutex::new(BTreeMap::new());
