@@ -9,6 +9,10 @@ use peerless_training::datasets::{ByteRanges, DatasetError};
 
 use crate::remote::Client;
 
+/// Bytes between two pieces that are rather read than asked around, where every range is a request: a request to a
+/// bucket takes, and costs, as much as some hundred kB do.
+const GAP: u64 = 64 << 10;
+
 /// The files as one task names them: its rights to them end with it.
 #[derive(Debug)]
 pub(crate) struct RemoteFiles {
@@ -33,21 +37,41 @@ impl ByteRanges for RemoteFiles {
             let reason = "it is not on this machine, and the task does not say where else".to_owned();
             DatasetError::Elsewhere { file: file.to_owned(), reason, retryable: false }
         })?;
-        let size = (bytes.len() / offsets.len().max(1)) as u64;
-        self.client.read_ranges(remote, length, &joined(offsets, size), bytes).map_err(failed)
+        let size = bytes.len() / offsets.len().max(1);
+        // A gateway takes many ranges in one request.
+        let gap = if remote.token.is_some() { 0 } else { GAP };
+        let (ranges, places) = joined(offsets, size as u64, gap);
+        let mut read = vec![0; ranges.iter().map(|range| (range.end - range.start) as usize).sum()];
+        self.client.read_ranges(remote, length, &ranges, &mut read).map_err(failed)?;
+        for (piece, place) in bytes.chunks_exact_mut(size.max(1)).zip(places) {
+            piece.copy_from_slice(&read[place..place + size]);
+        }
+        Ok(())
     }
 }
 
-/// Ranges of pieces of `size` bytes, neighbours as one.
-fn joined(offsets: &[u64], size: u64) -> Vec<Range<u64>> {
-    let mut ranges: Vec<Range<u64>> = Vec::with_capacity(offsets.len());
-    for &offset in offsets {
-        match ranges.last_mut() {
-            Some(last) if last.end == offset => last.end = offset + size,
-            _ => ranges.push(offset..offset + size),
+/// Ascending ranges that have all pieces of `size` bytes, those with at most `gap` bytes in between as one, and where
+/// each piece is in what they hold together.
+fn joined(offsets: &[u64], size: u64, gap: u64) -> (Vec<Range<u64>>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..offsets.len()).collect();
+    order.sort_unstable_by_key(|&piece| offsets[piece]);
+    let (mut ranges, mut places) = (Vec::<Range<u64>>::with_capacity(offsets.len()), vec![0; offsets.len()]);
+    let mut held = 0;
+    for piece in order {
+        let (start, end) = (offsets[piece], offsets[piece] + size);
+        match ranges.last_mut().filter(|last| start <= last.end + gap) {
+            Some(last) => {
+                held += end.saturating_sub(last.end);
+                last.end = last.end.max(end);
+            }
+            None => {
+                held += size;
+                ranges.push(start..end);
+            }
         }
+        places[piece] = (held - size) as usize;
     }
-    ranges
+    (ranges, places)
 }
 
 #[cfg(test)]
@@ -55,9 +79,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbours_are_one_range_and_the_order_is_kept() {
-        assert_eq!(joined(&[16, 26, 36, 6, 56], 10), [16..46, 6..16, 56..66]);
-        assert_eq!(joined(&[], 10), []);
+    fn neighbours_are_one_range_and_every_piece_is_found_in_it() {
+        assert_eq!(joined(&[26, 16, 36, 56, 16], 10, 0), (vec![16..46, 56..66], vec![10, 0, 20, 30, 0]));
+        assert_eq!(joined(&[26, 16, 36, 56, 16], 10, 9).0, [16..46, 56..66]);
+        let (ranges, places) = joined(&[26, 16, 36, 56, 16, 99], 10, 10);
+        assert_eq!(
+            (ranges.as_slice(), places.as_slice()),
+            ([16..66, 99..109].as_slice(), [10, 0, 20, 40, 0, 50].as_slice())
+        );
+        assert_eq!(joined(&[], 10, 0), (vec![], vec![]));
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl Host {
             tracing::warn!(invocation = task.invocation, kind = ?failure.kind, message = failure.message, "task failed");
         }
         let cold = std::mem::take(&mut self.cold);
-        Report { cold, ..report(task.invocation, outcome, start) }
+        let reads = self.places.reads();
+        Report { cold, reads, ..report(task.invocation, outcome, start) }
     }
 
     fn outcome(&mut self, task: &Task) -> Result<Output, Failure> {
@@ -137,7 +138,7 @@ fn evaluation(
 /// A report, with the time since `start`.
 pub(crate) fn report(invocation: u64, outcome: Result<Output, Failure>, start: Instant) -> Report {
     let duration_us = start.elapsed().as_micros() as u64;
-    Report { invocation, outcome, duration_us, peak_memory_bytes: peak_memory(), cold: false }
+    Report { invocation, outcome, duration_us, peak_memory_bytes: peak_memory(), cold: false, reads: None }
 }
 
 pub(crate) fn unsupported_version(found: u16) -> Failure {

@@ -84,6 +84,11 @@ impl Places {
         self.client().write(remote, bytes)
     }
 
+    /// Requests to read from the network since this was asked last; `None` if there cannot have been one.
+    pub(crate) fn reads(&self) -> Option<u32> {
+        self.client.as_ref().map(Client::take_reads)
+    }
+
     /// The client, whose copies share connections.
     pub(crate) fn client(&mut self) -> &Client {
         self.client.get_or_insert_with(Client::new)

@@ -64,6 +64,8 @@ pub struct Metering {
     pub compute_us: u64,
     /// Largest resident set of the function as it reports it, in bytes; 0 without a report.
     pub peak_memory_bytes: u64,
+    /// Requests that the function made to read from the network, if it reported them.
+    pub reads: Option<u32>,
     /// Bytes of the task.
     pub bytes_in: u64,
     /// Bytes of the report.
@@ -180,6 +182,7 @@ impl Ticket {
                     duration_us: 0,
                     compute_us: 0,
                     peak_memory_bytes: 0,
+                    reads: None,
                     bytes_in: 0,
                     bytes_out: 0,
                     billing: Billing::default(),
@@ -221,6 +224,7 @@ impl Ticket {
     pub(crate) fn reported(&mut self, report: &Report) {
         self.record.metering.compute_us = report.duration_us;
         self.record.metering.peak_memory_bytes = report.peak_memory_bytes;
+        self.record.metering.reads = report.reads;
     }
 
     /// Ends the attempt in the queue.

@@ -137,6 +137,10 @@ pub struct Report {
     /// Whether this is the first task of the function's process.
     #[serde(default)]
     pub cold: bool,
+    /// Requests that the function made to read parameters and samples from places on the network; absent where it did
+    /// not count them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reads: Option<u32>,
 }
 
 /// The result of a task.

@@ -115,13 +115,14 @@ impl RemoteArgs {
         Ok(Some(Arc::new(HttpPlatform::new(config)?)))
     }
 
-    /// How its functions get at tensors and, through a gateway, at the files of the dataset.
+    /// How its functions get at tensors and at the files of the dataset.
     pub(super) fn data_path(&self, dataset: BTreeMap<String, PathBuf>) -> DataPathConfig {
         #[cfg(feature = "s3")]
         if let Some(bucket) = &self.bucket.bucket {
             return DataPathConfig::Bucket(BucketConfig {
                 endpoint: self.bucket.bucket_endpoint.clone(),
                 region: self.bucket.bucket_region.clone(),
+                dataset,
                 ..bucket.clone()
             });
         }

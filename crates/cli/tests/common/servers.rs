@@ -29,9 +29,9 @@ impl Server {
         Self::of(place, place.command(&["function", "--http", "127.0.0.1:0", "--instances", "12"]))
     }
 
-    /// On a machine that has no dataset.
+    /// On a machine that has no dataset, with room for the calls of several peers.
     pub fn without_dataset(place: &Workplace) -> Self {
-        let mut command = place.command(&["function", "--http", "127.0.0.1:0"]);
+        let mut command = place.command(&["function", "--http", "127.0.0.1:0", "--instances", "12"]);
         command.env("PEERLESS_DATA", place.path().join("nowhere"));
         Self::of(place, command)
     }

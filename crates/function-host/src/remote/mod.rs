@@ -3,6 +3,8 @@
 mod ranges;
 
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use peerless_protocol::function::{Failure, FailureKind, Remote};
@@ -21,10 +23,11 @@ const STALL_LIMIT: Duration = Duration::from_secs(20);
 /// time something must have arrived.
 const MAX_RESUMPTIONS: usize = 3;
 
-/// An HTTP client that keeps its connections between tasks.
+/// An HTTP client that keeps its connections between tasks. Its clones count together.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     agent: Agent,
+    reads: Arc<AtomicU32>,
 }
 
 impl Client {
@@ -39,7 +42,19 @@ impl Client {
             .http_status_as_error(false)
             .user_agent(concat!("peerless-function/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into() }
+        Self { agent: config.into(), reads: Arc::default() }
+    }
+
+    /// Requests to read since this was asked last.
+    pub(crate) fn take_reads(&self) -> u32 {
+        self.reads.swap(0, Ordering::Relaxed)
+    }
+
+    /// A request to read a range, or several, as the header names them.
+    fn get(&self, remote: &Remote, range: &str) -> Result<Response<Body>, Failure> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let request = self.agent.get(&remote.url).header("Range", range);
+        authorised(request, remote).call().map_err(|error| unreachable("read", remote, &error))
     }
 
     /// Fills `buffer` with the resource's bytes from `offset` on.
@@ -63,9 +78,7 @@ impl Client {
     fn read_some(&self, remote: &Remote, offset: u64, buffer: &mut [u8], filled: &mut usize) -> Result<(), Failure> {
         let first = offset + *filled as u64;
         let last = offset + buffer.len() as u64 - 1;
-        let request = self.agent.get(&remote.url).header("Range", format!("bytes={first}-{last}"));
-        let response = authorised(request, remote).call();
-        let mut response = response.map_err(|error| unreachable("read", remote, &error))?;
+        let mut response = self.get(remote, &format!("bytes={first}-{last}"))?;
         match response.status() {
             StatusCode::PARTIAL_CONTENT => {}
             // Who ignores ranges sends everything: right if that is what was asked for.

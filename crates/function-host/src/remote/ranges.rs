@@ -14,7 +14,7 @@ use peerless_protocol::function::{Failure, FailureKind, Remote};
 use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE};
 use ureq::http::{HeaderMap, StatusCode};
 
-use super::{Client, authorised, environment, refused, unreachable};
+use super::{Client, environment, refused};
 use crate::failure::failure;
 
 /// Ranges in one request: what gateways take.
@@ -74,9 +74,7 @@ impl Client {
         bytes: &mut [u8],
     ) -> Result<(), Failure> {
         let wanted: Vec<String> = ranges.iter().map(|range| format!("{}-{}", range.start, range.end - 1)).collect();
-        let request = self.agent.get(&remote.url).header("Range", format!("bytes={}", wanted.join(",")));
-        let response = authorised(request, remote).call();
-        let mut response = response.map_err(|error| unreachable("read", remote, &error))?;
+        let mut response = self.get(remote, &format!("bytes={}", wanted.join(",")))?;
         if response.status() != StatusCode::PARTIAL_CONTENT {
             return Err(match response.status() {
                 StatusCode::OK => other(remote, "the server ignores ranges"),

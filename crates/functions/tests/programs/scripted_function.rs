@@ -157,7 +157,7 @@ fn pong(invocation: u64) {
 fn answer(invocation: u64, outcome: Result<Output, Failure>) {
     let start = Instant::now();
     let duration_us = start.elapsed().as_micros() as u64 + 1;
-    let report = Report { invocation, outcome, duration_us, peak_memory_bytes: 1 << 20, cold: false };
+    let report = Report { invocation, outcome, duration_us, peak_memory_bytes: 1 << 20, cold: false, reads: None };
     say(&serde_json::to_string(&report).unwrap());
 }
 

@@ -38,12 +38,14 @@ pub(super) struct Metered {
 
 impl Meter for Metered {
     fn record(&self, mut record: InvocationRecord) {
-        let (billing, Moves { requests, bytes }) = (&mut record.metering.billing, self.moves);
+        let Moves { requests, bytes } = self.moves;
+        let reads = record.metering.reads.unwrap_or(requests.gets);
+        let billing = &mut record.metering.billing;
         billing.bucket_puts += requests.prepared_puts;
         // What a function did that gave no report is not known; it is taken to have done all it was asked for.
         if reached_a_function(&record.outcome) {
             billing.bucket_puts += requests.puts;
-            billing.bucket_gets += requests.gets;
+            billing.bucket_gets += reads;
             billing.tensor_bytes_out += bytes;
         }
         match &mut record.outcome {

@@ -51,10 +51,10 @@ pub enum OpenError {
     /// The gateway.
     #[error(transparent)]
     Gateway(#[from] GatewayError),
-    /// The bucket.
+    /// The bucket, or a file of the dataset.
     #[cfg(feature = "s3")]
     #[error(transparent)]
-    Bucket(#[from] BucketError),
+    Bucket(#[from] DataPathError),
 }
 
 impl DataPathConfig {
@@ -132,7 +132,8 @@ pub struct BucketRequests {
     pub prepared_puts: u32,
     /// Writes that the function makes.
     pub puts: u32,
-    /// Reads that the function makes, if it has kept nothing from the attempt before.
+    /// Reads that the function makes, if it has kept nothing from the attempt before and does not say itself. Without
+    /// those of samples.
     pub gets: u32,
     /// Reads that the peer makes when the function has reported.
     pub collect_gets: u32,

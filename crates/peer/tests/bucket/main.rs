@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod bench;
+mod dataset;
 mod outages;
 mod rights;
 mod secrets;

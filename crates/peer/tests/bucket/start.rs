@@ -3,18 +3,19 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use peerless_peer::data_path::{Bucket, BucketConfig, BucketError, DataPath};
+use peerless_peer::data_path::{Bucket, BucketConfig, BucketError, DataPath, DataPathError};
 
 use crate::bench::{Bench, bytes, config, credentials, destination, peer, random_run, shared};
 use crate::weed::{KEY, READER, SECRET};
 
 async fn refused(config: BucketConfig) -> BucketError {
     match Bucket::open(&config, &random_run(), &peer(1)).await {
-        Err(error) => {
+        Err(DataPathError::Bucket(error)) => {
             let message = format!("{error} {error:?}");
             assert!(!message.contains(SECRET) && !message.contains(READER.1), "{message}");
             error
         }
+        Err(error) => panic!("{config}: {error}"),
         Ok(_) => panic!("{config} was opened"),
     }
 }

@@ -18,6 +18,7 @@ pub fn serve() -> io::Result<()> {
         let task: Task = serde_json::from_str(&line?)?;
         let output = work(&task)?;
         let report = Report {
+            reads: None,
             invocation: task.invocation,
             outcome: Ok(output),
             duration_us: 0,

@@ -1,6 +1,8 @@
 //! Which bucket, and where in it.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -33,6 +35,9 @@ pub struct BucketConfig {
     /// Who the peer is; else the environment says (`AWS_ACCESS_KEY_ID` and so on), a web identity, or the role of
     /// the container or machine.
     pub credentials: Option<Credentials>,
+    /// Files of the dataset that functions may read, by the names that they know them under. They stay in the bucket,
+    /// for other peers and runs.
+    pub dataset: BTreeMap<String, PathBuf>,
     /// How long a URL is good at most. Should be longer than the platform lets functions work: 15 minutes on AWS
     /// Lambda.
     pub lifetime: Duration,
@@ -61,6 +66,11 @@ impl BucketConfig {
     /// Keys of a run and peer below this one.
     pub(super) fn base(&self, run: &str, peer: &str) -> String {
         format!("{}/{run}/{peer}", self.prefix)
+    }
+
+    /// Keys of files that are for all runs below this one.
+    pub(super) fn datasets(&self) -> String {
+        format!("{}/datasets", self.prefix)
     }
 
     /// A client for it. No request is made yet.
@@ -135,6 +145,7 @@ impl FromStr for BucketConfig {
             endpoint: None,
             region: None,
             credentials: None,
+            dataset: BTreeMap::new(),
             lifetime: Duration::from_secs(16 * 60),
             patience: Duration::from_secs(10),
         })

@@ -6,6 +6,7 @@
 //! the peer has fetched it and found the digest of the report: so whatever else arrives there changes nothing.
 
 mod config;
+mod dataset;
 mod error;
 mod objects;
 mod states;
@@ -20,6 +21,7 @@ use peerless_protocol::{Digest, PeerId, RunId};
 use tokio::time::timeout;
 
 pub use config::{BucketConfig, Credentials};
+use dataset::Dataset;
 pub use error::BucketError;
 use objects::{Object, Objects};
 use states::{States, Uploaded};
@@ -33,15 +35,16 @@ const CLOSING_LIMIT: Duration = Duration::from_secs(5);
 pub struct Bucket {
     objects: Arc<Objects>,
     states: Arc<States>,
+    dataset: Arc<Dataset>,
 }
 
 impl Bucket {
     /// Connects, removes what a process of this peer that was killed has left, and tries whether objects can be
-    /// written, read and removed.
+    /// written, read and removed. Writes the dataset's files, unless they are there.
     ///
     /// # Errors
-    /// [`BucketError`], which says what to do.
-    pub async fn open(config: &BucketConfig, run: &RunId, peer: &PeerId) -> Result<Self, BucketError> {
+    /// [`BucketError`], which says what to do, or a file of the dataset that cannot be read.
+    pub async fn open(config: &BucketConfig, run: &RunId, peer: &PeerId) -> Result<Self, DataPathError> {
         // The provider for all TLS of this process. One that is set already is as good.
         let _set_already = rustls::crypto::ring::default_provider().install_default();
         let base = config.base(&run.to_string(), &peer.to_string());
@@ -50,8 +53,13 @@ impl Bucket {
         let left = objects.sweep().await?;
         objects.try_out().await?;
         tracing::info!(bucket = %config, left, "bucket for remote functions");
+        let dataset = Dataset::open(config.dataset.clone(), config.datasets(), Arc::clone(&objects)).await?;
+        let written = dataset.provide().await?;
+        if written > 0 {
+            tracing::info!(bucket = %config, files = written, "wrote the dataset for functions that have none");
+        }
         let states = Arc::new(States::new(Arc::clone(&objects)));
-        Ok(Self { objects, states })
+        Ok(Self { objects, states, dataset: Arc::new(dataset) })
     }
 
     async fn offer_now(&self, offer: Offer) -> Result<BucketGrant, DataPathError> {
@@ -77,8 +85,13 @@ impl Bucket {
             requests = BucketRequests { puts: 1, collect_gets: 1, ..requests };
             output = Some((object, file));
         }
-        let places = Places { parameters, output: place, dataset: Default::default() };
-        Ok(BucketGrant { places, states: Arc::clone(&self.states), state, output, requests })
+        let (mut samples, mut files) = (None, Default::default());
+        if offer.dataset {
+            files = self.dataset.presigned(offer.expires).await?;
+            samples = Some(Arc::clone(&self.dataset));
+        }
+        let places = Places { parameters, output: place, dataset: files };
+        Ok(BucketGrant { places, states: Arc::clone(&self.states), state, samples, output, requests })
     }
 }
 
@@ -108,6 +121,7 @@ struct BucketGrant {
     places: Places,
     states: Arc<States>,
     state: Option<Arc<Uploaded>>,
+    samples: Option<Arc<Dataset>>,
     output: Option<(Object, OutputFile)>,
     requests: BucketRequests,
 }
@@ -126,13 +140,17 @@ impl Grant for BucketGrant {
 
     fn check(&mut self) -> BoxFuture<'_, Result<(), DataPathError>> {
         Box::pin(async move {
+            if let Some(samples) = &self.samples {
+                samples.provide().await?;
+            }
             if let Some(state) = &self.state {
                 self.states.forget(state);
-                return Ok(state.object.head().await?);
+                state.object.head().await?;
+                return Ok(());
             }
             match &self.output {
                 Some((object, _)) => match object.head().await {
-                    Ok(()) | Err(BucketError::NoObject { .. }) => Ok(()),
+                    Ok(_) | Err(BucketError::NoObject { .. }) => Ok(()),
                     Err(error) => Err(error.into()),
                 },
                 None => Ok(()),

@@ -24,9 +24,9 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use super::error::BucketError;
-use crate::data_path::{DataPathError, DataPathSnapshot, OutputFile, Vector};
+use crate::data_path::{DataPathError, DataPathSnapshot, OutputFile};
 
-/// Vectors up to this are written with one request, longer ones in parts of it.
+/// Objects up to this are written with one request, longer ones in parts of it.
 const PART_BYTES: usize = 16 << 20;
 
 /// Parts that are under way at the same time.
@@ -37,6 +37,17 @@ const SLOWEST_RATE: u64 = 1 << 20;
 
 /// S3's longest life of a presigned URL.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A part of an open file that becomes an object.
+#[derive(Debug, Clone)]
+pub(super) struct Content {
+    pub file: Arc<std::fs::File>,
+    /// Where it starts, in bytes.
+    pub offset: u64,
+    pub bytes: u64,
+    /// What it is, for messages.
+    pub name: PathBuf,
+}
 
 /// A bucket, as far as it is this peer's.
 pub(super) struct Objects {
@@ -92,7 +103,12 @@ impl Objects {
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| BucketError::Randomness(error.to_string()))?;
         let key = Key::from(format!("{}/{folder}/{}", self.base, HEXLOWER.encode(&random)));
-        Ok(Object { objects: Arc::clone(self), key, removed: false })
+        Ok(Object { objects: Arc::clone(self), key, stays: false })
+    }
+
+    /// An object that is for other peers too, and stays.
+    pub fn lasting_object(self: &Arc<Self>, key: &str) -> Object {
+        Object { objects: Arc::clone(self), key: Key::from(key), stays: true }
     }
 
     /// Does each of what a peer needs a right to, once.
@@ -147,17 +163,18 @@ impl Objects {
     }
 }
 
-/// An object, written or not yet. Dropped, it is removed in the background.
+/// An object, written or not yet. Dropped, it is removed in the background, unless it is to stay.
 pub(super) struct Object {
     objects: Arc<Objects>,
     key: Key,
-    removed: bool,
+    /// Not to be removed any more: it is gone already, or for others too.
+    stays: bool,
 }
 
 impl Object {
     /// Removes it now.
     pub async fn remove(mut self) -> Result<(), BucketError> {
-        self.removed = true;
+        self.stays = true;
         self.objects.remove(&self.key).await
     }
 
@@ -174,14 +191,13 @@ impl Object {
         Ok(Remote { url: url.into(), token: None })
     }
 
-    /// Writes a vector. Requests made.
-    pub async fn put(&self, vector: &Vector) -> Result<u32, DataPathError> {
-        let bytes = vector.elements.saturating_mul(4);
-        self.objects.counters.bytes_out.fetch_add(bytes, Ordering::Relaxed);
-        if bytes > PART_BYTES as u64 {
-            return self.put_parts(vector, bytes).await;
+    /// Writes it. Requests made.
+    pub async fn put(&self, content: &Content) -> Result<u32, DataPathError> {
+        self.objects.counters.bytes_out.fetch_add(content.bytes, Ordering::Relaxed);
+        if content.bytes > PART_BYTES as u64 {
+            return self.put_parts(content).await;
         }
-        self.put_bytes(read(vector, 0, bytes as usize).await?).await?;
+        self.put_bytes(read(content, 0, content.bytes as usize).await?).await?;
         Ok(1)
     }
 
@@ -192,11 +208,11 @@ impl Object {
         Ok(())
     }
 
-    async fn put_parts(&self, vector: &Vector, bytes: u64) -> Result<u32, DataPathError> {
+    async fn put_parts(&self, content: &Content) -> Result<u32, DataPathError> {
         let objects = &self.objects;
         let begun = objects.request("write an object", 0, objects.store.put_multipart(&self.key)).await?;
         let mut upload = WriteMultipart::new_with_chunk_size(begun, PART_BYTES);
-        match self.put_each(&mut upload, vector, bytes).await {
+        match self.put_each(&mut upload, content).await {
             Ok(parts) => {
                 let rest = PART_BYTES as u64 * PARTS_UNDER_WAY as u64;
                 objects.request("write an object", rest, upload.finish()).await?;
@@ -210,11 +226,11 @@ impl Object {
         }
     }
 
-    async fn put_each(&self, upload: &mut WriteMultipart, vector: &Vector, bytes: u64) -> Result<u32, DataPathError> {
+    async fn put_each(&self, upload: &mut WriteMultipart, content: &Content) -> Result<u32, DataPathError> {
         let (mut position, mut parts) = (0, 0);
-        while position < bytes {
-            let length = usize::try_from(bytes - position).unwrap_or(PART_BYTES).min(PART_BYTES);
-            let part = read(vector, position, length).await?;
+        while position < content.bytes {
+            let length = usize::try_from(content.bytes - position).unwrap_or(PART_BYTES).min(PART_BYTES);
+            let part = read(content, position, length).await?;
             let room = upload.wait_for_capacity(PARTS_UNDER_WAY);
             self.objects.request("write an object", (PART_BYTES * PARTS_UNDER_WAY) as u64, room).await?;
             upload.put(part);
@@ -223,9 +239,10 @@ impl Object {
         Ok(parts)
     }
 
-    /// Whether it is there.
-    pub async fn head(&self) -> Result<(), BucketError> {
-        self.objects.request("look for an object", 0, self.objects.store.head(&self.key)).await.map(|_| ())
+    /// Its length, if it is there.
+    pub async fn head(&self) -> Result<u64, BucketError> {
+        let head = self.objects.store.head(&self.key);
+        self.objects.request("look for an object", 0, head).await.map(|meta| meta.size)
     }
 
     /// Reads a short object.
@@ -287,7 +304,7 @@ impl Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        if self.removed {
+        if self.stays {
             return;
         }
         let (objects, key) = (Arc::clone(&self.objects), self.key.clone());
@@ -318,13 +335,13 @@ impl Drop for Partial {
     }
 }
 
-/// A part of a vector's bytes.
-async fn read(vector: &Vector, position: u64, length: usize) -> Result<Bytes, DataPathError> {
-    let (file, offset) = (Arc::clone(&vector.file), vector.offset + position);
+/// A part of its bytes.
+async fn read(content: &Content, position: u64, length: usize) -> Result<Bytes, DataPathError> {
+    let (file, offset) = (Arc::clone(&content.file), content.offset + position);
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, offset).map(|()| Bytes::from(bytes))
     });
-    let failed = |source| DataPathError::File { action: "read", path: "the parameters".into(), source };
+    let failed = |source| DataPathError::File { action: "read", path: content.name.clone(), source };
     read.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(failed)
 }

@@ -7,7 +7,7 @@ use peerless_protocol::Digest;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
-use super::objects::{Object, Objects};
+use super::objects::{Content, Object, Objects};
 use crate::data_path::{DataPathError, Vector};
 
 /// Vectors that stay in the bucket: that of the round, and of the one before for units that are not given up yet.
@@ -85,8 +85,10 @@ impl States {
         let object = Arc::new(self.objects.new_object("states")?);
         let (tell, outcome) = watch::channel(None);
         let target = Arc::clone(&object);
+        let Vector { file, offset, elements, .. } = vector;
+        let content = Content { file, offset, bytes: elements.saturating_mul(4), name: "the parameters".into() };
         let upload = tokio::spawn(async move {
-            let result = target.put(&vector).await.map_err(Arc::new);
+            let result = target.put(&content).await.map_err(Arc::new);
             tell.send_replace(Some(result));
         });
         Ok(Uploaded { object, outcome, upload: upload.abort_handle() })
