@@ -4,6 +4,7 @@ use std::any::Any;
 use std::env;
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -24,16 +25,21 @@ use crate::place::Places;
 pub struct Options {
     /// The folder that holds one folder per dataset.
     pub data_dir: PathBuf,
+    /// Folder for vectors that came over the network, made when the first one comes; `None` keeps them in memory alone.
+    pub cache_dir: Option<PathBuf>,
     /// Threads that compute. More functions use cores better than more threads: set one, unless
     /// there are fewer units than cores.
     pub threads: usize,
 }
 
 impl Default for Options {
-    /// The default data folder, and as many threads as `RAYON_NUM_THREADS` says, else one.
+    /// The default data folder, a folder of this user's among the temporary files, and as many threads as `RAYON_NUM_THREADS` says, else one.
     fn default() -> Self {
         let threads = env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok());
-        Self { data_dir: default_dir(), threads: threads.filter(|&threads| threads > 0).unwrap_or(1) }
+        // A process without this file is on another system than Linux, and keeps vectors in memory.
+        let user = fs::metadata("/proc/self").map(|process| process.uid());
+        let cache_dir = user.map(|user| env::temp_dir().join(format!("peerless-vectors-{user}"))).ok();
+        Self { data_dir: default_dir(), cache_dir, threads: threads.filter(|&threads| threads > 0).unwrap_or(1) }
     }
 }
 
@@ -58,7 +64,8 @@ struct WarmOrder {
 impl Host {
     /// A cold function: everything is loaded when a task first needs it.
     pub fn new(options: Options) -> Self {
-        Self { options, cold: true, places: Places::default(), trainer: None, order: None }
+        let places = Places::new(options.cache_dir.clone());
+        Self { options, cold: true, places, trainer: None, order: None }
     }
 
     /// Does a task. Never panics: a panic of the tensor library (its assertions, a failed

@@ -9,6 +9,7 @@
 //! [`run_http`] is the one for HTTP: a task is the body of a POST. With the feature `lambda` there is one for
 //! AWS Lambda. [`Door`] chooses by the environment.
 
+mod cache;
 mod dataset;
 mod door;
 mod failure;

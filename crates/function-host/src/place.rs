@@ -1,9 +1,12 @@
 //! Flat vectors wherever a task says they are.
 
+use std::path::PathBuf;
+
 use bytemuck::{cast_slice, cast_slice_mut};
 use peerless_protocol::Digest;
 use peerless_protocol::function::{Failure, FailureKind, Place, Remote, TensorRef};
 
+use crate::cache::Cache;
 use crate::failure::failure;
 use crate::remote::Client;
 use crate::tensor_file;
@@ -17,9 +20,17 @@ pub(crate) struct Places {
     #[cfg(feature = "redis")]
     database: crate::redis::Database,
     kept: Option<(Digest, Vec<f32>)>,
+    /// Where to open the cache when the first vector comes over the network.
+    cache_dir: Option<PathBuf>,
+    cache: Option<Cache>,
 }
 
 impl Places {
+    /// With a folder to keep vectors in.
+    pub(crate) fn new(cache_dir: Option<PathBuf>) -> Self {
+        Self { cache_dir, ..Self::default() }
+    }
+
     /// Reads a tensor, which must have `elements` elements, and hands it to `use_it`.
     pub(crate) fn with<T>(
         &mut self,
@@ -46,13 +57,24 @@ impl Places {
             return Err(failure(FailureKind::Unsupported, format!("parameters at {address} have no digest")));
         };
         let mut values = vec![0_f32; elements as usize];
-        let bytes: &mut [u8] = cast_slice_mut(&mut values);
-        self.client().read(remote, tensor.offset, bytes)?;
-        let found = Digest(*blake3::hash(bytes).as_bytes());
-        if found != expected {
-            let what = format!("parameters at {address} have digest {found} instead of {expected}");
+        if let Some(folder) = self.cache_dir.take() {
+            self.cache = Cache::open(&folder);
+        }
+        let client = self.client.get_or_insert_with(Client::new);
+        let download = |values: &mut [f32]| {
+            let bytes: &mut [u8] = cast_slice_mut(values);
+            client.read(remote, tensor.offset, bytes)?;
+            let found = Digest::of(bytes);
+            if found == expected {
+                return Ok(());
+            }
             // Damaged on the way, most likely.
-            return Err(failure(FailureKind::Environment, what));
+            let what = format!("parameters at {address} have digest {found} instead of {expected}");
+            Err(failure(FailureKind::Environment, what))
+        };
+        match &self.cache {
+            Some(cache) => cache.get(expected, &mut values, download)?,
+            None => download(&mut values)?,
         }
         if cfg!(target_endian = "big") {
             values.iter_mut().for_each(|value| *value = f32::from_bits(value.to_bits().swap_bytes()));

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 
 use peerless_aggregation::{LearningRate, Optimizer};
 use peerless_function_host::{Host, Options};
@@ -20,21 +21,29 @@ use peerless_training::Model;
 use peerless_training::datasets::{PullOptions, dataset, default_dir, pull};
 use rustix::process::{Pid, Signal, kill_process};
 use store::Store;
+use tempfile::TempDir;
 
 struct Server {
     process: Child,
     url: String,
+    /// For temporary files.
+    folder: Arc<TempDir>,
 }
 
 impl Server {
     fn start(token: &str) -> Self {
+        Self::with(token, Arc::new(tempfile::tempdir().unwrap()))
+    }
+
+    fn with(token: &str, folder: Arc<TempDir>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_peerless-function"));
         command.env("PORT", "0").env("PEERLESS_FUNCTION_TOKEN", token).env("PEERLESS_DATA", data());
+        command.env("TMPDIR", folder.path());
         let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stderr.take().unwrap()).read_line(&mut line).unwrap();
         let (_, port) = line.trim().rsplit_once(':').unwrap();
-        Self { process, url: format!("http://127.0.0.1:{port}") }
+        Self { process, url: format!("http://127.0.0.1:{port}"), folder }
     }
 
     /// Status and body of a POST.
@@ -109,7 +118,7 @@ fn by_files(bytes: &[u8]) -> Vec<Digest> {
     fs::write(&path, bytes).unwrap();
     let elements = bytes.len() as u64 / 4;
     let parameters = TensorRef { place: Place::Path(path), offset: 0, elements, digest: None };
-    let mut host = Host::new(Options { data_dir: data(), threads: 1 });
+    let mut host = Host::new(Options { data_dir: data(), cache_dir: None, threads: 1 });
     let compute = |number| {
         let output = Place::Path(folder.path().join("gradient"));
         digest(host.handle(&task(1, unit(number, parameters.clone(), output))).outcome)
@@ -180,6 +189,19 @@ fn units_with_tensors_on_the_network_have_the_same_bits_and_fetch_a_state_once()
         assert_eq!(Digest::of(&store.get(&path).unwrap()), expected);
     }
     assert_eq!(store.reads("/state"), 1);
+}
+
+#[test]
+fn a_function_that_takes_the_place_of_one_that_died_finds_the_state_on_its_machine() {
+    let (store, server, bytes) = (Store::start("t0ken"), Server::start(""), initial());
+    store.put("/state", &bytes);
+    let work = || unit(0, at(&store, "/state", &bytes), output(&store, "/gradient"));
+    let first = digest(server.invoke(&task(1, work())).outcome);
+    let folder = Arc::clone(&server.folder);
+    drop(server);
+    let report = Server::with("", folder).invoke(&task(2, work()));
+    assert_eq!((report.reads, store.reads("/state")), (Some(0), 1));
+    assert_eq!(digest(report.outcome), first);
 }
 
 #[test]

@@ -44,7 +44,8 @@ impl Server {
     }
 
     fn of(place: &Workplace, mut command: Command) -> Self {
-        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN);
+        // What one test has fetched is nothing that another one may find.
+        command.env("PEERLESS_FUNCTION_TOKEN", TOKEN).env("TMPDIR", place.path());
         let process = place.start(command);
         let url = || process.stderr().lines().find_map(|line| Some(line.split_once("functions: ")?.1.to_owned()));
         wait_until("the function server listens", || url().is_some());
