@@ -13,11 +13,15 @@ pub const MAX_REPORT_BYTES: usize = 4 << 20;
 /// Bytes of a line that is no report to quote in the error.
 const EXCERPT_CHARS: usize = 120;
 
+/// Most characters of why something is no report, or of what a platform says about a function that failed.
+pub(crate) const REASON_CHARS: usize = 400;
+
 /// Checks that a line answers the task that was sent.
 pub(crate) fn parse_report(line: &[u8], invocation: u64, work: &Expected) -> Result<Report, ProtocolViolation> {
     let report: Report = serde_json::from_slice(line).map_err(|error| ProtocolViolation::NotAReport {
         excerpt: String::from_utf8_lossy(line).chars().take(EXCERPT_CHARS).collect(),
-        reason: error.to_string(),
+        // Serde quotes a string that is none of the report's fields in full.
+        reason: error.to_string().chars().take(REASON_CHARS).collect(),
     })?;
     if report.invocation != invocation {
         return Err(ProtocolViolation::WrongInvocation { expected: invocation, found: report.invocation });
@@ -59,6 +63,13 @@ mod tests {
     use peerless_protocol::function::Place;
 
     use super::*;
+
+    #[test]
+    fn what_is_said_about_a_long_line_is_short() {
+        let line = format!("\"{}\"", "x".repeat(100_000));
+        let garbage = parse_report(line.as_bytes(), 7, &Expected::from(&Work::Ping)).unwrap_err();
+        assert!(garbage.to_string().len() < 700, "{garbage}");
+    }
 
     #[test]
     fn a_report_of_something_else_is_a_violation() {

@@ -20,9 +20,10 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::{Answer, Calls, Door, Limits};
-use crate::error::{FunctionName, InvokeError};
+use crate::error::{FunctionName, InvokeError, ProtocolViolation};
 use crate::metering::Billing;
 use crate::platform::{BoxFuture, Call, FunctionPlatform, Invocation, PlatformSnapshot};
+use crate::report::{MAX_REPORT_BYTES, REASON_CHARS};
 
 /// The platform's name.
 const PLATFORM: &str = "lambda";
@@ -174,12 +175,19 @@ impl LambdaDoor {
     fn payload(&self, output: InvokeOutput) -> Result<Vec<u8>, InvokeError> {
         let payload = output.payload.map(Blob::into_inner).unwrap_or_default();
         if output.function_error.is_none() {
+            if payload.len() > MAX_REPORT_BYTES {
+                let violation = ProtocolViolation::LineTooLong { limit: MAX_REPORT_BYTES };
+                return Err(InvokeError::Protocol { function: self.name(), violation });
+            }
             return Ok(payload);
         }
         let said: FunctionError = serde_json::from_slice(&payload).unwrap_or_default();
         Err(match timed_out(&said.message) {
             Some(limit) => InvokeError::TimedOut { function: self.name(), limit },
-            None => InvokeError::Crashed { function: self.name(), reason: format!("{}: {}", said.kind, said.message) },
+            None => {
+                let reason = format!("{}: {}", said.kind, said.message).chars().take(REASON_CHARS).collect();
+                InvokeError::Crashed { function: self.name(), reason }
+            }
         })
     }
 
