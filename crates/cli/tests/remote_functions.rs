@@ -98,6 +98,25 @@ fn a_function_server_that_is_stopped_for_a_while_is_waited_for() {
 }
 
 #[test]
+fn the_units_of_a_function_server_that_hangs_are_computed_by_another_one_and_the_bill_says_so() {
+    let place = Workplace::for_training();
+    let (works, hangs) = (Server::start(&place), Server::start(&place));
+    let prices = ["--peers", "1", "--functions", "4", "--function-price", "http=lambda-x86:1769"];
+    let training = start(&place, &[&works, &hangs], &prices);
+    place.wait_for_steps("run", 1, 20);
+    hangs.process.signal(Signal::STOP);
+    place.wait_for_steps("run", 1, 40);
+    hangs.process.signal(Signal::CONT);
+    let summary = finished(training);
+    assert!(summary["functions"]["hedged"].as_u64() > Some(0), "{summary:#}");
+    let bill = place.run(&["cost", "--json", "--run-dir", "run"]).json();
+    let discarded = &bill["wasted"]["discarded"];
+    assert!(discarded["invocations"].as_u64() > Some(0), "{bill:#}");
+    let dollars: f64 = discarded["usd"].as_str().unwrap().parse().unwrap();
+    assert!(dollars > 0.0, "{bill:#}");
+}
+
+#[test]
 fn while_no_function_server_is_there_peers_go_on_with_their_own_cores_and_say_so() {
     let place = Workplace::for_training();
     let only = Server::start(&place);

@@ -52,7 +52,7 @@ fn pool(concurrency: usize, start: Start) -> Arc<ProcessPool> {
 async fn ping(pool: &ProcessPool) {
     let task = task::task("ping", 1);
     let meter: Arc<dyn Meter> = Arc::new(|_: InvocationRecord| ());
-    pool.invoke(Call { task: &task, attempt: 1, deadline: None, meter: &meter }).await.unwrap();
+    pool.invoke(Call { task: &task, attempt: 1, hedge: false, deadline: None, meter: &meter }).await.unwrap();
 }
 
 async fn warm(start: Start, iterations: u64) -> Duration {

@@ -2,13 +2,16 @@
 //!
 //! A [`FunctionPlatform`] takes a task and gives a report or a typed [`InvokeError`]; it starts
 //! functions on demand and stops them when they idle. [`ProcessPool`] runs them as processes of this
-//! machine. [`Retrying`] wraps a platform and is the only place where a task is attempted again.
-//! Each attempt that reached its end, whatever the end, is one [`InvocationRecord`] for a [`Meter`].
+//! machine. [`Retrying`] wraps a platform and is the only place where a task is attempted again;
+//! [`Hedging`] makes a second attempt beside one that takes unusually long. Each attempt that reached
+//! its end, whatever the end, is one [`InvocationRecord`] for a [`Meter`].
 
+mod durations;
 mod error;
 mod fallback;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hedging;
 mod metering;
 mod platform;
 pub mod prices;
@@ -21,7 +24,8 @@ mod retry;
 
 pub use error::{Death, FunctionName, InvokeError, ProtocolViolation, TaskFailed};
 pub use fallback::Fallback;
-pub use metering::{Billing, InvocationRecord, Meter, Metering, Outcome, WorkLabel};
+pub use hedging::Hedging;
+pub use metering::{AttemptId, Billing, InvocationRecord, Meter, Metering, Outcome, WorkLabel};
 pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
 pub use process::{ConfigError, Isolation, IsolationLevel, ProcessConfig, ProcessPool};
 pub use remote::{HttpConfig, HttpConfigError, HttpPlatform};

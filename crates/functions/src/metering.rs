@@ -46,6 +46,23 @@ impl fmt::Display for WorkLabel {
     }
 }
 
+/// Names an attempt within one life of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId {
+    /// The task's `invocation`.
+    pub invocation: u64,
+    /// Which attempt at the task, counted from 1.
+    pub attempt: u32,
+    /// Whether it is the second of two at the same time.
+    pub hedge: bool,
+}
+
+impl From<&Call<'_>> for AttemptId {
+    fn from(call: &Call<'_>) -> Self {
+        Self { invocation: call.task.invocation, attempt: call.attempt, hedge: call.hedge }
+    }
+}
+
 /// What one attempt took. Bytes are those of task and report; tensors travel by reference and are
 /// counted where they are moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,7 +118,7 @@ pub struct Billing {
 pub enum Outcome {
     /// With a result.
     Succeeded,
-    /// With a result that nobody waited for any more: cost without use.
+    /// When nobody waited for it any more, with a result or by the end of the platform: cost without use.
     Discarded,
     /// With an error.
     Failed(InvokeError),
@@ -110,14 +127,12 @@ pub enum Outcome {
 /// One attempt, as the ledger keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvocationRecord {
-    /// The task's `invocation`.
-    pub invocation: u64,
+    /// Which attempt at which task.
+    pub id: AttemptId,
     /// What was to be done.
     pub work: WorkLabel,
     /// Name of the platform.
     pub platform: &'static str,
-    /// Which attempt at the task, counted from 1.
-    pub attempt: u32,
     /// How it ended.
     pub outcome: Outcome,
     /// What it took.
@@ -147,7 +162,7 @@ pub trait Meter: Send + Sync {
     fn record(&self, record: InvocationRecord);
 
     /// An attempt has left the queue and begins to cost. Its record follows, with whatever outcome.
-    fn began(&self, _invocation: u64, _attempt: u32) {}
+    fn began(&self, _attempt: AttemptId) {}
 }
 
 impl<F: Fn(InvocationRecord) + Send + Sync> Meter for F {
@@ -169,10 +184,9 @@ impl Ticket {
         Self {
             meter: Arc::clone(call.meter),
             record: InvocationRecord {
-                invocation: call.task.invocation,
+                id: AttemptId::from(call),
                 work: WorkLabel::from(&call.task.work),
                 platform,
-                attempt: call.attempt,
                 outcome: Outcome::Succeeded,
                 metering: Metering {
                     function: None,
@@ -192,19 +206,15 @@ impl Ticket {
         }
     }
 
-    pub(crate) fn attempt(&self) -> u32 {
-        self.record.attempt
-    }
-
-    pub(crate) fn invocation(&self) -> u64 {
-        self.record.invocation
+    pub(crate) fn id(&self) -> AttemptId {
+        self.record.id
     }
 
     pub(crate) fn leave_queue(&mut self) {
         self.record.metering.queue_us = micros(self.clock.elapsed());
         self.record.metering.started_unix_us = unix_us();
         self.clock = Instant::now();
-        self.meter.began(self.record.invocation, self.record.attempt);
+        self.meter.began(self.record.id);
     }
 
     pub(crate) fn assign(&mut self, function: u32, cold: bool) {

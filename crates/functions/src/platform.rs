@@ -1,5 +1,6 @@
 //! What every platform offers.
 
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use peerless_protocol::function::{Output, Task};
 use tokio::time::Instant;
 
 use crate::error::InvokeError;
-use crate::metering::{Meter, Metering};
+use crate::metering::{AttemptId, Meter, Metering};
 
 /// A boxed future, so that platforms can be used as trait objects.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -20,6 +21,8 @@ pub struct Call<'a> {
     pub task: &'a Task,
     /// Which attempt, counted from 1.
     pub attempt: u32,
+    /// Whether it is the second of two at the same time, see [`Hedging`](crate::Hedging). Both have the same number.
+    pub hedge: bool,
     /// When the result is of no use any more; bounds the queue and the work. The platform's own time
     /// limit holds besides.
     pub deadline: Option<Instant>,
@@ -34,6 +37,8 @@ pub struct Invocation {
     pub output: Output,
     /// What it took.
     pub metering: Metering,
+    /// The file with what was written, if it is another one than the task names: that of a hedge.
+    pub elsewhere: Option<PathBuf>,
 }
 
 /// Runs functions.
@@ -120,6 +125,16 @@ pub struct FunctionSnapshot {
     pub busy: bool,
 }
 
+impl Counters {
+    /// Counts an attempt that ended.
+    pub(crate) fn count(&mut self, attempt: AttemptId, failed: bool) {
+        self.invocations += 1;
+        self.failed += u64::from(failed);
+        self.retried += u64::from(attempt.attempt > 1 && !attempt.hedge);
+        self.hedged += u64::from(attempt.hedge);
+    }
+}
+
 impl std::ops::Add for Counters {
     type Output = Self;
 
@@ -129,6 +144,7 @@ impl std::ops::Add for Counters {
             cold_starts: self.cold_starts + other.cold_starts,
             failed: self.failed + other.failed,
             retried: self.retried + other.retried,
+            hedged: self.hedged + other.hedged,
             reaped: self.reaped + other.reaped,
         }
     }
@@ -145,6 +161,8 @@ pub struct Counters {
     pub failed: u64,
     /// Attempts that were not the first at their task.
     pub retried: u64,
+    /// Attempts that ended and were the second of two at the same time.
+    pub hedged: u64,
     /// Functions ended because they were idle for too long.
     pub reaped: u64,
 }

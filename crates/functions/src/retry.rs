@@ -86,7 +86,7 @@ impl<P: FunctionPlatform> Retrying<P> {
     pub async fn invoke(&self, task: &Task, deadline: Option<Instant>) -> Result<Invocation, TaskFailed> {
         let (mut attempt, mut failures, mut throttles) = (1, 0, 0);
         loop {
-            let call = Call { task, attempt, deadline, meter: &self.meter };
+            let call = Call { task, attempt, hedge: false, deadline, meter: &self.meter };
             let error = match self.platform.invoke(call).await {
                 Ok(invocation) => return Ok(invocation),
                 Err(error) => error,

@@ -41,6 +41,9 @@ pub struct PeerOptions {
     pub functions: FunctionsConfig,
     /// How functions that share no disk with this peer get at tensors. Not opened for others.
     pub data_path: Option<DataPathConfig>,
+    /// Whether units that take long are computed twice at the same time, see [`Hedging`](peerless_functions::Hedging);
+    /// `None` for: only by functions that share no disk with this peer.
+    pub hedge: Option<bool>,
     /// Functions of this machine, for while a platform that does not see this peer's files is gone.
     pub fallback: Option<ProcessConfig>,
     /// Time between durable checkpoints. A crash of all peers at once costs at most this much work,

@@ -60,6 +60,9 @@ pub struct FunctionsStatus {
     pub failed: u64,
     /// Invocations that were not the first attempt at their task.
     pub retried: u64,
+    /// Invocations beside another one that took long.
+    #[serde(default)]
+    pub hedged: u64,
     /// What tensors cost that functions elsewhere read and wrote; none if functions see this peer's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path: Option<DataPathStatus>,

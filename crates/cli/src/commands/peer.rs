@@ -301,7 +301,7 @@ async fn take_part(
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
     let relays = args.relays(ticket_relays);
-    let ForPeer { functions, data_path, fallback } = args.functions.config(&run.spec().dataset.name).await?;
+    let ForPeer { functions, data_path, hedge, fallback } = args.functions.config(&run.spec().dataset.name).await?;
     let options = PeerOptions {
         run,
         name: name.clone(),
@@ -312,6 +312,7 @@ async fn take_part(
         expected_peers: args.expect,
         functions,
         data_path: Some(data_path),
+        hedge,
         fallback: Some(fallback),
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
         tariff: args.prices.tariff()?,

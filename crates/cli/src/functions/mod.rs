@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use peerless_functions::ProcessConfig;
 use peerless_peer::FunctionsConfig;
 use peerless_peer::data_path::DataPathConfig;
@@ -39,6 +39,10 @@ pub(crate) struct FunctionArgs {
     /// Program that computes units, instead of this one; see docs/function-protocol.md
     #[arg(long, value_name = "PATH")]
     function_program: Option<PathBuf>,
+    /// Whether a unit that takes longer than 95 of 100 others is computed by a second function besides, if one is
+    /// free: the first result counts, both are paid for [default: on for functions elsewhere, off for processes]
+    #[arg(long, value_name = "SWITCH")]
+    function_hedge: Option<Switch>,
     #[command(flatten)]
     isolation: IsolationArgs,
     #[command(flatten)]
@@ -50,6 +54,8 @@ pub(crate) struct ForPeer {
     pub(crate) functions: FunctionsConfig,
     /// How they get at tensors, if they are elsewhere.
     pub(crate) data_path: DataPathConfig,
+    /// Whether units that take long get a second function; `None` for the default.
+    pub(crate) hedge: Option<bool>,
     /// What computes while they are gone, if they are elsewhere.
     pub(crate) fallback: ProcessConfig,
 }
@@ -70,7 +76,7 @@ impl FunctionArgs {
         // With a number of their own: how many run elsewhere says nothing about this machine.
         let local = Self { functions: None, ..self.clone() };
         let data_path = self.remote.data_path(datasets::files(dataset, &datasets::default_dir())?);
-        Ok(ForPeer { functions, data_path, fallback: local.pool()? })
+        Ok(ForPeer { functions, data_path, hedge: self.function_hedge.map(bool::from), fallback: local.pool()? })
     }
 
     /// A pool whose functions are this very program, unless another one is named.
@@ -115,6 +121,9 @@ impl FunctionArgs {
         if let Some(program) = &self.function_program {
             flags.extend(["--function-program".to_owned(), program.display().to_string()]);
         }
+        if let Some(hedge) = self.function_hedge.and_then(|hedge| hedge.to_possible_value()) {
+            flags.extend(["--function-hedge".to_owned(), hedge.get_name().to_owned()]);
+        }
         flags.extend(self.isolation.flags());
         flags.extend(self.remote.flags());
         flags
@@ -123,6 +132,18 @@ impl FunctionArgs {
 
 fn absolute(program: &Path) -> anyhow::Result<PathBuf> {
     program.canonicalize().with_context(|| format!("there is no function program {}", program.display()))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+impl From<Switch> for bool {
+    fn from(switch: Switch) -> Self {
+        switch == Switch::On
+    }
 }
 
 /// A size in bytes, with K, M or G for powers of 1024.
@@ -163,9 +184,11 @@ mod tests {
             functions: Some(7),
             function_memory: Some(Size(9)),
             function_timeout: Some(3),
+            function_hedge: Some(Switch::Off),
             ..FunctionArgs::default()
         };
         let flags = given.for_peer(2);
-        assert_eq!(flags, ["--functions", "7", "--function-memory", "9", "--function-timeout", "3"]);
+        let all = "--functions 7 --function-memory 9 --function-timeout 3 --function-hedge off";
+        assert_eq!(flags.join(" "), all);
     }
 }

@@ -75,6 +75,8 @@ struct Functions {
     cold_starts: u64,
     failed: u64,
     retried: u64,
+    /// Of the peers' last processes.
+    hedged: u64,
 }
 
 impl Summary {
@@ -137,13 +139,14 @@ impl Summary {
             lines.push(format!("test       accuracy {}, loss {loss:.4} on {samples} samples", percent(accuracy)));
         }
         lines.push(format!("time       {}", self.times()));
-        let Functions { invocations, cold_starts, failed, retried } = self.functions;
+        let Functions { invocations, cold_starts, failed, retried, hedged } = self.functions;
         lines.push(format!(
-            "functions  {} invocations, {} cold starts, {} failed, {} retried",
+            "functions  {} invocations, {} cold starts, {} failed, {} retried, {} hedged",
             thousands(invocations),
             thousands(cold_starts),
             thousands(failed),
-            thousands(retried)
+            thousands(retried),
+            thousands(hedged)
         ));
         if self.cost.total_usd > Money::ZERO {
             lines.push(format!("cost       {}", self.cost.text()));
@@ -245,6 +248,7 @@ fn summarise(peers: &[Peer]) -> (Vec<PeerSummary>, Functions) {
         functions.failed += totals.failed;
         functions.retried += totals.retried;
         let status = peer.status.as_ref();
+        functions.hedged += status.map_or(0, |status| status.functions.hedged);
         summaries.push(PeerSummary {
             name: peer.name.clone(),
             id: status.map(|status| status.peer),

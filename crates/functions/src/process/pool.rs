@@ -181,7 +181,7 @@ impl Shared {
             report.outcome.map_err(|failure| InvokeError::Reported(self.explained(failure)))
         });
         let outcome = match &result {
-            Ok(_) if job.reply.is_closed() => Outcome::Discarded,
+            Ok(_) | Err(InvokeError::ShutDown) if job.reply.is_closed() => Outcome::Discarded,
             Ok(_) => Outcome::Succeeded,
             Err(error) => Outcome::Failed(error.clone()),
         };
@@ -194,7 +194,7 @@ impl Shared {
         }
         drop(job.permit);
         // Fails when the caller is gone.
-        let _discarded = job.reply.send(result.map(|output| Invocation { output, metering }));
+        let _discarded = job.reply.send(result.map(|output| Invocation { output, metering, elsewhere: None }));
     }
 
     /// A failure that isolation may be the cause of says so.
@@ -206,10 +206,7 @@ impl Shared {
     }
 
     fn count(&self, ticket: &Ticket, failed: bool) {
-        let counters = &mut self.population().counters;
-        counters.invocations += 1;
-        counters.failed += u64::from(failed);
-        counters.retried += u64::from(ticket.attempt() > 1);
+        self.population().counters.count(ticket.id(), failed);
     }
 
     /// Takes a function that ends out of the warm ones; false when a job is on its way to it.
@@ -333,7 +330,7 @@ impl Driver {
         let answered = tokio::select! {
             biased;
             answered = self.function.exchange(&job.line) => answered.map(|line| {
-                (parse_report(line, job.ticket.invocation(), &job.expected), line.len())
+                (parse_report(line, job.ticket.id().invocation, &job.expected), line.len())
             }),
             () = sleep_until(job.kill_at) => return Exchange::failed(match job.overdue {
                 Overdue::Call => InvokeError::DeadlinePassed,

@@ -1,5 +1,6 @@
 //! Which of several servers gets the next call.
 
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ pub(crate) struct Endpoints {
 
 #[derive(Debug, Default)]
 struct Server {
-    busy: usize,
+    /// When each call at work began, by its turn.
+    calls: BTreeMap<u64, Instant>,
     /// When it was taken last, in calls of all servers.
     taken: u64,
     /// Failures since it last answered.
@@ -37,17 +39,29 @@ impl Endpoints {
     /// Paused ones only when all are, the one first whose pause ends first: better to ask it than to fail
     /// unasked.
     pub(crate) fn take(&self, now: Instant) -> Lease<'_> {
+        self.take_lowest(now, |server| (server.calls.len(), server.taken))
+    }
+
+    /// Takes a server for a call that another one takes too long for: the server whose oldest call is the youngest, as
+    /// the one that hangs has old ones.
+    pub(crate) fn take_for_hedge(&self, now: Instant) -> Lease<'_> {
+        let oldest = |server: &Server| server.calls.values().min().map(|began| now.duration_since(*began));
+        self.take_lowest(now, |server| (oldest(server), server.calls.len(), server.taken))
+    }
+
+    fn take_lowest<R: Ord>(&self, now: Instant, rank: impl Fn(&Server) -> R) -> Lease<'_> {
         let mut servers = self.lock();
-        let rank = |server: &Server| (server.paused_until.filter(|until| *until > now), server.busy, server.taken);
-        let index = (0..servers.len()).min_by_key(|&index| rank(&servers[index])).unwrap_or(0);
+        let paused = |server: &Server| server.paused_until.filter(|until| *until > now);
+        let lowest = |&index: &usize| (paused(&servers[index]), rank(&servers[index]));
+        let index = (0..servers.len()).min_by_key(lowest).unwrap_or(0);
         let turn = servers.iter().map(|server| server.taken).max().unwrap_or_default() + 1;
         let mut suspect = false;
         if let Some(server) = servers.get_mut(index) {
-            server.busy += 1;
+            server.calls.insert(turn, now);
             server.taken = turn;
             suspect = server.failures > 0;
         }
-        Lease { endpoints: self, index, suspect }
+        Lease { endpoints: self, index, turn, suspect }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Server>> {
@@ -61,6 +75,7 @@ pub(crate) struct Lease<'a> {
     endpoints: &'a Endpoints,
     /// Which one.
     pub(crate) index: usize,
+    turn: u64,
     /// Whether it failed the last time, so that its health is worth a question.
     pub(crate) suspect: bool,
 }
@@ -92,7 +107,9 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.change(|server| server.busy -= 1);
+        self.change(|server| {
+            server.calls.remove(&self.turn);
+        });
     }
 }
 
@@ -128,6 +145,20 @@ mod tests {
         let index = first.index;
         drop(first);
         assert_ne!(endpoints.take(now).index, index);
+    }
+
+    #[test]
+    fn a_hedge_goes_where_no_call_takes_long() {
+        let endpoints = Endpoints::new(2);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(1);
+        let (hangs, quick) = (endpoints.take(now), endpoints.take(now));
+        drop(quick);
+        let busy = [endpoints.take(later), endpoints.take_for_hedge(later), endpoints.take_for_hedge(later)];
+        assert_eq!((hangs.index, busy.each_ref().map(|lease| lease.index)), (0, [1, 1, 1]));
+        assert_eq!(endpoints.take(later).index, 0);
+        drop(busy);
+        assert_eq!(endpoints.take_for_hedge(later).index, 1);
     }
 
     #[test]

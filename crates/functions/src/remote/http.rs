@@ -258,9 +258,10 @@ impl Door for HttpDoor {
         TASK_LIMIT
     }
 
-    fn call(&self, task: Vec<u8>) -> BoxFuture<'_, Answer> {
+    fn call(&self, task: Vec<u8>, hedge: bool) -> BoxFuture<'_, Answer> {
         Box::pin(async move {
-            let lease = self.endpoints.take(Instant::now());
+            let now = Instant::now();
+            let lease = if hedge { self.endpoints.take_for_hedge(now) } else { self.endpoints.take(now) };
             let server = &self.servers[lease.index];
             let body = self.exchange(server, &lease, task).await;
             Answer { body, function: server.name(), billing: Billing::default() }

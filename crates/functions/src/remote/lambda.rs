@@ -234,7 +234,7 @@ impl Door for LambdaDoor {
         TASK_LIMIT
     }
 
-    fn call(&self, task: Vec<u8>) -> BoxFuture<'_, Answer> {
+    fn call(&self, task: Vec<u8>, _hedge: bool) -> BoxFuture<'_, Answer> {
         Box::pin(self.exchange(task))
     }
 

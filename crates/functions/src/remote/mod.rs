@@ -29,9 +29,10 @@ pub(crate) trait Door: Send + Sync + 'static {
     /// Most bytes of a task.
     fn task_limit(&self) -> usize;
 
-    /// Sends a task and waits for the answer, at most [`MAX_REPORT_BYTES`]. It is dropped when it takes
+    /// Sends a task and waits for the answer, at most [`MAX_REPORT_BYTES`]. A hedge goes to another machine than the call
+    /// beside it, if the door has several and can tell. It is dropped when it takes
     /// too long.
-    fn call(&self, task: Vec<u8>) -> BoxFuture<'_, Answer>;
+    fn call(&self, task: Vec<u8>, hedge: bool) -> BoxFuture<'_, Answer>;
 
     /// What the functions behind it are called together.
     fn name(&self) -> FunctionName;
@@ -189,10 +190,8 @@ impl<D> Shared<D> {
 
     fn count(&self, ticket: &Ticket, cold: bool, failed: bool) {
         let counters = &mut self.totals().counters;
-        counters.invocations += 1;
         counters.cold_starts += u64::from(cold);
-        counters.failed += u64::from(failed);
-        counters.retried += u64::from(ticket.attempt() > 1);
+        counters.count(ticket.id(), failed);
     }
 }
 
@@ -213,11 +212,11 @@ impl<D: Door> Shared<D> {
     /// Has the job done; its result, and where to send it.
     async fn work(&self, job: Job) -> (Reply, Result<Invocation, InvokeError>) {
         let Job { task, expected, give_up_at, overdue, mut ticket, reply } = job;
-        let bytes_in = task.len();
+        let (bytes_in, hedge) = (task.len(), ticket.id().hedge);
         let mut stop = self.stop.subscribe();
         let answered = tokio::select! {
             biased;
-            answer = self.door.call(task) => answer,
+            answer = self.door.call(task, hedge) => answer,
             () = sleep_until(give_up_at) => self.unanswered(overdue),
             _ = stop.wait_for(|stop| *stop) => self.unanswered(InvokeError::ShutDown),
         };
@@ -230,18 +229,18 @@ impl<D: Door> Shared<D> {
         let cold = result.as_ref().is_ok_and(|report| report.cold);
         let result = result.and_then(|report| report.outcome.map_err(InvokeError::Reported));
         let outcome = match &result {
-            Ok(_) if reply.is_closed() => Outcome::Discarded,
+            Ok(_) | Err(InvokeError::ShutDown) if reply.is_closed() => Outcome::Discarded,
             Ok(_) => Outcome::Succeeded,
             Err(error) => Outcome::Failed(error.clone()),
         };
         self.count(&ticket, cold, result.is_err());
         let metering = ticket.finish(outcome);
-        (reply, result.map(|output| Invocation { output, metering }))
+        (reply, result.map(|output| Invocation { output, metering, elsewhere: None }))
     }
 }
 
 fn report(answer: Answer, ticket: &Ticket, expected: &Expected) -> Result<Report, InvokeError> {
     let body = answer.body?;
-    let report = parse_report(&body, ticket.invocation(), expected);
+    let report = parse_report(&body, ticket.id().invocation, expected);
     report.map_err(|violation| InvokeError::Protocol { function: answer.function, violation })
 }

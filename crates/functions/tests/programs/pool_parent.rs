@@ -44,7 +44,7 @@ async fn main() {
         tokio::spawn(async move {
             let task = task::task(model, invocation as u64);
             let meter: Arc<dyn Meter> = Arc::new(|_: InvocationRecord| ());
-            let call = Call { task: &task, attempt: 1, deadline: None, meter: &meter };
+            let call = Call { task: &task, attempt: 1, hedge: false, deadline: None, meter: &meter };
             pool.invoke(call).await
         });
     }

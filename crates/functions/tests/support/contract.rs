@@ -89,7 +89,7 @@ impl Bench {
 
     /// The attempts at one invocation, in order.
     pub fn attempts(&self, invocation: u64) -> Vec<InvocationRecord> {
-        self.records.all().into_iter().filter(|record| record.invocation == invocation).collect()
+        self.records.all().into_iter().filter(|record| record.id.invocation == invocation).collect()
     }
 
     pub async fn is_usable(&self) {
@@ -164,7 +164,7 @@ pub async fn waiting_calls_are_served_in_order(factory: Factory<'_>) {
     for call in calls {
         call.await.unwrap().unwrap();
     }
-    let order: Vec<u64> = bench.records.all().iter().map(|record| record.invocation).collect();
+    let order: Vec<u64> = bench.records.all().iter().map(|record| record.id.invocation).collect();
     assert_eq!(order, [0, 1, 2, 3, 4, 5]);
 }
 
@@ -188,7 +188,7 @@ pub async fn a_function_that_dies_once_costs_one_retry(factory: Factory<'_>) {
     let attempts = bench.attempts(7);
     assert_eq!(attempts.len(), 2);
     assert!(matches!(&attempts[0].outcome, Outcome::Failed(error) if died(error)), "{:?}", attempts[0]);
-    assert_eq!((attempts[1].attempt, &attempts[1].outcome), (2, &Outcome::Succeeded));
+    assert_eq!((attempts[1].id.attempt, &attempts[1].outcome), (2, &Outcome::Succeeded));
     if !bench.owns_processes() {
         return;
     }
@@ -202,7 +202,7 @@ pub async fn a_function_that_always_dies_fails_after_all_attempts(factory: Facto
     let failed = bench.invoke("abort", 1).await.unwrap_err();
     assert_eq!(failed.attempts, 3);
     assert!(died(&failed.error), "{failed}");
-    let attempts: Vec<u32> = bench.attempts(1).iter().map(|record| record.attempt).collect();
+    let attempts: Vec<u32> = bench.attempts(1).iter().map(|record| record.id.attempt).collect();
     assert_eq!(attempts, [1, 2, 3]);
     bench.is_usable().await;
 }
@@ -344,7 +344,7 @@ pub async fn every_attempt_is_metered_once_with_what_it_took(factory: Factory<'_
         expected.extend((1..=attempts).map(|attempt| (n, attempt)));
     }
     let records = bench.records.all();
-    let mut metered: Vec<(u64, u32)> = records.iter().map(|record| (record.invocation, record.attempt)).collect();
+    let mut metered: Vec<(u64, u32)> = records.iter().map(|record| (record.id.invocation, record.id.attempt)).collect();
     metered.sort_unstable();
     assert_eq!(metered, expected);
     for record in &records {

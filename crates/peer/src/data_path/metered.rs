@@ -1,8 +1,9 @@
 //! Records of attempts whose tensors went over the network: with what that costs, and without their secrets.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use peerless_functions::{InvocationRecord, InvokeError, Meter, Outcome};
+use peerless_functions::{AttemptId, InvocationRecord, InvokeError, Meter, Outcome};
 
 use super::{BucketRequests, Grant, Offer, OutputSize};
 
@@ -34,10 +35,17 @@ pub(super) struct Metered {
     pub meter: Arc<dyn Meter>,
     pub secrets: Vec<String>,
     pub moves: Moves,
+    /// Whether the caller went away, and the rights of the attempt with it.
+    pub given_up: Arc<AtomicBool>,
 }
 
 impl Meter for Metered {
     fn record(&self, mut record: InvocationRecord) {
+        if self.given_up.load(Ordering::Relaxed) && matches!(record.outcome, Outcome::Failed(InvokeError::Reported(_)))
+        {
+            // It could not write what nobody waits for.
+            record.outcome = Outcome::Discarded;
+        }
         let Moves { requests, bytes } = self.moves;
         let reads = record.metering.reads.unwrap_or(requests.gets);
         let billing = &mut record.metering.billing;
@@ -56,8 +64,8 @@ impl Meter for Metered {
         self.meter.record(record);
     }
 
-    fn began(&self, invocation: u64, attempt: u32) {
-        self.meter.began(invocation, attempt);
+    fn began(&self, attempt: AttemptId) {
+        self.meter.began(attempt);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use peerless_functions::{BoxFuture, Call, FunctionPlatform, Invocation, InvokeError, Meter, PlatformSnapshot};
@@ -57,9 +58,16 @@ impl OverNetwork {
         moves: Moves,
     ) -> Result<Invocation, InvokeError> {
         let secrets = grant.places().secrets();
-        let meter: Arc<dyn Meter> =
-            Arc::new(Metered { meter: Arc::clone(call.meter), secrets: secrets.clone(), moves });
-        match self.platform.invoke(Call { meter: &meter, ..call }).await {
+        let given_up = GivenUp::default();
+        let meter: Arc<dyn Meter> = Arc::new(Metered {
+            meter: Arc::clone(call.meter),
+            secrets: secrets.clone(),
+            moves,
+            given_up: Arc::clone(&given_up.0),
+        });
+        let result = self.platform.invoke(Call { meter: &meter, ..call }).await;
+        given_up.defuse();
+        match result {
             Ok(invocation) => {
                 if let Some(digest) = written(&invocation.output) {
                     grant.collect(digest).await?;
@@ -95,6 +103,22 @@ impl OverNetwork {
                 Some(Needs { parameters: Some(vector), output, dataset: true })
             }
         })
+    }
+}
+
+/// Says that the caller went away in the middle of an attempt: dropped with it, before the grant is.
+#[derive(Default)]
+struct GivenUp(Arc<AtomicBool>);
+
+impl GivenUp {
+    fn defuse(mut self) {
+        self.0 = Arc::default();
+    }
+}
+
+impl Drop for GivenUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use peerless_functions::prices::{Money, Price, Tariff, Usage};
-use peerless_functions::{InvocationRecord, Meter};
+use peerless_functions::{AttemptId, InvocationRecord, Meter};
 use peerless_store::{EventRecord, Ledger, ledger_path};
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ struct Books {
     /// Attempts that ended and are not written down.
     records: Vec<InvocationRecord>,
     /// Attempts at work.
-    at_work: BTreeMap<(u64, u32), Instant>,
+    at_work: BTreeMap<AttemptId, Instant>,
     functions: Money,
     /// What machines cost in earlier sessions.
     earlier_machines: Money,
@@ -194,15 +194,15 @@ impl Meter for Accounts {
     fn record(&self, record: InvocationRecord) {
         let cost = self.tariff.charge(record.platform, &record.usage()).total();
         let mut books = self.books();
-        books.at_work.remove(&(record.invocation, record.attempt));
+        books.at_work.remove(&record.id);
         books.functions += cost;
         remember(&mut books.calls, cost);
         books.bills_itself |= record.metering.billing.memory_mb > 0;
         books.records.push(record);
     }
 
-    fn began(&self, invocation: u64, attempt: u32) {
-        self.books().at_work.insert((invocation, attempt), Instant::now());
+    fn began(&self, attempt: AttemptId) {
+        self.books().at_work.insert(attempt, Instant::now());
     }
 }
 
@@ -244,12 +244,15 @@ mod tests {
             .unwrap()
     }
 
+    fn id(invocation: u64) -> AttemptId {
+        AttemptId { invocation, attempt: 1, hedge: false }
+    }
+
     fn record(invocation: u64, duration_us: u64) -> InvocationRecord {
         InvocationRecord {
-            invocation,
+            id: id(invocation),
             work: WorkLabel::Unit { round: 1, unit: 0 },
             platform: "process",
-            attempt: 1,
             outcome: Outcome::Succeeded,
             metering: Metering { duration_us, ..Metering::default() },
         }
@@ -284,7 +287,7 @@ mod tests {
     fn a_call_at_work_counts_by_the_clock_and_what_it_cost_in_the_end_counts_after_it() {
         let directory = TempDir::new().unwrap();
         let accounts = accounts(&directory, "0.6");
-        accounts.began(1, 1);
+        accounts.began(id(1));
         assert!(!accounts.look());
         std::thread::sleep(Duration::from_millis(150));
         assert!(accounts.look(), "0.15 s, and twice 0.25 s in reserve");

@@ -138,6 +138,7 @@ impl Functions {
             dataset: BTreeMap::new(),
         };
         let invocation = self.retrying.invoke(&self.task(work), None).await.map_err(|e| text(&e))?;
+        let output = invocation.elsewhere.unwrap_or(output);
         match (invocation.output, unit_kind) {
             (Output::Unit { tally, digest: Some(digest) }, UnitKind::Gradient) => {
                 let added = storage.run(move |worker| worker.add_unit(from, unit, &output, digest)).await;

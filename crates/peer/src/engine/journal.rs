@@ -135,7 +135,7 @@ fn invocation_record(record: &peerless_functions::InvocationRecord, kind: &str, 
     let metering = record.metering;
     let billing = metering.billing;
     InvocationRecord {
-        id: record.invocation,
+        id: record.id.invocation,
         round,
         unit,
         kind: kind.into(),
@@ -143,7 +143,7 @@ fn invocation_record(record: &peerless_functions::InvocationRecord, kind: &str, 
         function: metering.function.map(|pid| pid.to_string()).unwrap_or_default(),
         cold: metering.cold,
         outcome: outcome.into(),
-        attempt: record.attempt,
+        attempt: record.id.attempt,
         started_at_us: metering.started_unix_us,
         duration_us: metering.duration_us,
         queue_us: metering.queue_us,

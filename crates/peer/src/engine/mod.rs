@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_functions::{Fallback, FunctionPlatform, ProcessPool};
+use peerless_functions::{Fallback, FunctionPlatform, Hedging, ProcessPool};
 use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, RunSpec, StateHeader};
 use peerless_store::{
     Batch, EventRecord, GradientFiles, Opened, PayloadFormat, Resumed, State, StateOrigin, Store, StoreError,
@@ -215,16 +215,23 @@ async fn platform(
 ) -> Result<(Arc<dyn FunctionPlatform>, Option<Arc<dyn DataPath>>), PeerError> {
     let platform = options.functions.platform()?;
     if platform.shares_files() {
-        return Ok((platform, None));
+        return Ok((hedged(platform, options.hedge == Some(true)), None));
     }
     let config = options.data_path.as_ref().ok_or(PeerError::NoDataPath { platform: platform.name() })?;
     let data_path = database.in_front_of(config.open(&options.run.spec().id(), me).await?);
     let platform = OverNetwork::new(platform, Arc::clone(&data_path), config.lifetime());
+    // Around the way to tensors, so that each of two attempts has rights of its own; within the fall-back, so that it
+    // learns from one platform alone.
+    let platform = hedged(Arc::new(platform), options.hedge != Some(false));
     let platform: Arc<dyn FunctionPlatform> = match &options.fallback {
-        Some(local) => Arc::new(Fallback::new(Arc::new(platform), Arc::new(ProcessPool::new(local.clone())?))),
-        None => Arc::new(platform),
+        Some(local) => Arc::new(Fallback::new(platform, Arc::new(ProcessPool::new(local.clone())?))),
+        None => platform,
     };
     Ok((platform, Some(data_path)))
+}
+
+fn hedged(platform: Arc<dyn FunctionPlatform>, hedge: bool) -> Arc<dyn FunctionPlatform> {
+    if hedge { Arc::new(Hedging::new(platform)) } else { platform }
 }
 
 /// Writes down what a session came to that ended before its first round.

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerless_functions::{
-    BoxFuture, Call, Counters, FunctionPlatform, Invocation, InvocationRecord, InvokeError, Metering, Outcome,
-    PlatformSnapshot, WorkLabel,
+    AttemptId, BoxFuture, Call, Counters, FunctionPlatform, Invocation, InvocationRecord, InvokeError, Metering,
+    Outcome, PlatformSnapshot, WorkLabel,
 };
 use peerless_protocol::function::{Failure, FailureKind, Output, Place, Remote, Task, TensorRef, Work};
 use peerless_protocol::{Digest, Layout, LayoutEntry, Role, Tally, UnitKind};
@@ -95,16 +95,15 @@ impl FunctionPlatform for Elsewhere {
         let mischief = (self.choose)(&task, call.attempt);
         seen.tasks.lock().unwrap().push(task.clone());
         Box::pin(async move {
-            let invocation = task.invocation;
             let work = WorkLabel::from(&task.work);
             let outcome = match mischief {
                 Mischief::QuotesItsTask => Err(quoting(&task)),
                 _ => tokio::task::spawn_blocking(move || self::work(&task, mischief, &seen)).await.unwrap(),
             };
             let recorded = outcome.clone().map_or_else(Outcome::Failed, |_| Outcome::Succeeded);
-            let (platform, attempt, metering) = ("elsewhere", call.attempt, Metering::default());
-            call.meter.record(InvocationRecord { invocation, work, platform, attempt, outcome: recorded, metering });
-            Ok(Invocation { output: outcome?, metering })
+            let (platform, id, metering) = ("elsewhere", AttemptId::from(&call), Metering::default());
+            call.meter.record(InvocationRecord { id, work, platform, outcome: recorded, metering });
+            Ok(Invocation { output: outcome?, metering, elsewhere: None })
         })
     }
 

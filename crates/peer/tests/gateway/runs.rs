@@ -30,6 +30,7 @@ async fn run(folder: &Path, functions: Elsewhere, gateway: bool) -> Result<PeerS
         expected_peers: 0,
         functions: FunctionsConfig::Platform(Arc::new(functions)),
         data_path: gateway.then(|| DataPathConfig::Gateway(GatewayConfig::new(listen))),
+        hedge: None,
         fallback: None,
         checkpoint_every: Duration::from_secs(60),
         tariff: Default::default(),

@@ -64,6 +64,7 @@ async fn take_part(orders: Orders) {
         expected_peers: orders.expected_peers,
         functions: functions.into(),
         data_path: None,
+        hedge: None,
         fallback: None,
         checkpoint_every: Duration::from_secs(60),
         tariff: Tariff::default(),

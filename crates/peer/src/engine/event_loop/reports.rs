@@ -81,6 +81,7 @@ pub(in crate::engine) fn functions_status(functions: &Functions) -> crate::statu
         cold_starts: snapshot.counters.cold_starts,
         failed: snapshot.counters.failed,
         retried: snapshot.counters.retried,
+        hedged: snapshot.counters.hedged,
         data_path: functions.data_path().map(Into::into),
     }
 }

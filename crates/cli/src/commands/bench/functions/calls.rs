@@ -135,5 +135,5 @@ async fn timed(pool: &Arc<ProcessPool>, task: Task) -> anyhow::Result<(f64, Invo
 
 async fn call(pool: &ProcessPool, task: Task) -> anyhow::Result<Invocation> {
     let meter: Arc<dyn Meter> = Arc::new(|_: InvocationRecord| ());
-    Ok(pool.invoke(Call { task: &task, attempt: 1, deadline: None, meter: &meter }).await?)
+    Ok(pool.invoke(Call { task: &task, attempt: 1, hedge: false, deadline: None, meter: &meter }).await?)
 }
