@@ -117,6 +117,29 @@ fn the_units_of_a_function_server_that_hangs_are_computed_by_another_one_and_the
 }
 
 #[test]
+fn what_a_peer_has_no_free_function_for_is_computed_elsewhere() {
+    let place = Workplace::for_training();
+    let server = Server::start(&place);
+    finished(start(&place, &[&server], &["--peers", "1", "--functions", "1", "--burst", "2"]));
+    let bill = place.run(&["cost", "--json", "--run-dir", "run"]).json();
+    let invocations = |name: &str| {
+        let platforms = bill["by_platform"].as_array().unwrap();
+        platforms.iter().find(|line| line["platform"] == name)?["invocations"].as_u64()
+    };
+    assert!(invocations("process") > Some(0) && invocations("http") > Some(0), "{bill:#}");
+}
+
+#[test]
+fn a_peer_that_bursts_goes_on_by_itself_when_the_server_dies() {
+    let place = Workplace::for_training();
+    let server = Server::start(&place);
+    let training = start(&place, &[&server], &["--peers", "1", "--functions", "1", "--burst", "2"]);
+    place.wait_for_steps("run", 1, 10);
+    server.process.signal(Signal::KILL);
+    finished(training);
+}
+
+#[test]
 fn while_no_function_server_is_there_peers_go_on_with_their_own_cores_and_say_so() {
     let place = Workplace::for_training();
     let only = Server::start(&place);

@@ -1,145 +1,31 @@
 //! Goes on with functions of this machine while a remote platform is gone.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::time::Instant;
-
-use crate::error::{FunctionName, InvokeError};
+use crate::breaker::CircuitBreaker;
+use crate::error::InvokeError;
 use crate::platform::{BoxFuture, Call, FunctionPlatform, Invocation, PlatformSnapshot};
 
-/// Failures of the platform itself, without a success in between, after which it is left alone.
-const FAILURES: u32 = 2;
-
-/// Times that the platform turns calls away for being busy, without a success in between, after which
-/// this machine helps.
-const THROTTLES: u32 = 6;
-
-/// How long the platform is left alone at first; twice as long each further time.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-
-/// Longest time that the platform is left alone.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// A platform, and another one for while it is gone: a circuit breaker (Nygard, Release It!, 2007).
+/// A platform, and another one for while it is gone.
 ///
 /// A platform that has never done anything is not replaced: its name, URL or rights are wrong then, and
 /// who set them wants to know. Attempts are still repeated by [`Retrying`](crate::Retrying) alone.
 pub struct Fallback {
     primary: Arc<dyn FunctionPlatform>,
     substitute: Arc<dyn FunctionPlatform>,
-    breaker: Mutex<Breaker>,
-}
-
-#[derive(Debug, Default)]
-struct Breaker {
-    /// Whether the platform has ever answered.
-    proven: bool,
-    failures: u32,
-    throttles: u32,
-    /// Times that it was left alone since it last answered.
-    openings: u32,
-    state: Circuit,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum Circuit {
-    #[default]
-    Closed,
-    Open {
-        until: Instant,
-    },
-    /// One call finds out whether the platform is back.
-    Probing,
-}
-
-impl Breaker {
-    /// Whether the next call goes to the platform.
-    fn allows(&mut self, now: Instant) -> bool {
-        match self.state {
-            Circuit::Closed => true,
-            Circuit::Open { until } if now >= until => {
-                self.state = Circuit::Probing;
-                true
-            }
-            Circuit::Open { .. } | Circuit::Probing => false,
-        }
-    }
-
-    /// Whether the platform is back after it was left alone.
-    fn answered(&mut self) -> bool {
-        let back = self.state != Circuit::Closed;
-        *self = Self { proven: true, ..Self::default() };
-        back
-    }
-
-    /// Whether the platform is to be left alone from now on.
-    fn failed(&mut self, now: Instant, error: &InvokeError) -> Option<Duration> {
-        if error.throttled().is_some() {
-            self.throttles += 1;
-        } else {
-            self.failures += 1;
-        }
-        // Rights and names do not come back by asking twice.
-        let hopeless = !error.retryable();
-        let enough = hopeless || self.failures >= FAILURES || self.throttles >= THROTTLES;
-        if !self.proven || !(enough || self.state == Circuit::Probing) {
-            return None;
-        }
-        let pause = FIRST_PAUSE.saturating_mul(1 << self.openings.min(16)).min(LONGEST_PAUSE);
-        self.openings += 1;
-        self.state = Circuit::Open { until: now + pause };
-        Some(pause)
-    }
+    breaker: CircuitBreaker,
 }
 
 impl Fallback {
     /// Uses `primary` as long as it works. Both must see the same files, or have ways around that.
     pub fn new(primary: Arc<dyn FunctionPlatform>, substitute: Arc<dyn FunctionPlatform>) -> Self {
-        Self { primary, substitute, breaker: Mutex::default() }
-    }
-
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+        Self { primary, substitute, breaker: CircuitBreaker::default() }
     }
 
     async fn route(&self, call: Call<'_>) -> Result<Invocation, InvokeError> {
-        if !self.breaker().allows(Instant::now()) {
-            return self.substitute.invoke(call).await;
-        }
-        // A caller who goes away says nothing about the platform: then the next one finds out.
-        let mut probe = Probe { breaker: &self.breaker, under_way: true };
-        let result = self.primary.invoke(call).await;
-        probe.under_way = false;
-        let platform = self.primary.name();
-        match result {
-            Err(error) if error.platform_gone() || error.throttled().is_some() => {
-                let Some(pause) = self.breaker().failed(Instant::now(), &error) else { return Err(error) };
-                tracing::warn!(platform, %error, ?pause, "the platform is gone: going on with functions of this machine");
-                let function = FunctionName::Remote(format!("on {platform}"));
-                Err(InvokeError::Unreachable { function, reason: error.to_string() })
-            }
-            result => {
-                if self.breaker().answered() {
-                    tracing::info!(platform, "the platform is back");
-                }
-                result
-            }
-        }
-    }
-}
-
-/// Ends a probe whose caller went away.
-struct Probe<'a> {
-    breaker: &'a Mutex<Breaker>,
-    under_way: bool,
-}
-
-impl Drop for Probe<'_> {
-    fn drop(&mut self) {
-        let mut breaker = self.breaker.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.under_way && breaker.state == Circuit::Probing {
-            breaker.state = Circuit::Open { until: Instant::now() };
+        match self.breaker.call(&*self.primary, call).await {
+            Some(result) => result,
+            None => self.substitute.invoke(call).await,
         }
     }
 }
@@ -162,80 +48,12 @@ impl FunctionPlatform for Fallback {
     }
 
     fn snapshot(&self) -> PlatformSnapshot {
-        let (one, other) = (self.primary.snapshot(), self.substitute.snapshot());
-        let functions = [one.functions, other.functions].concat();
-        PlatformSnapshot {
-            warm: one.warm + other.warm,
-            busy: one.busy + other.busy,
-            queued: one.queued + other.queued,
-            functions,
-            counters: one.counters + other.counters,
-        }
+        self.primary.snapshot() + self.substitute.snapshot()
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             tokio::join!(self.primary.shutdown(), self.substitute.shutdown());
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn unreachable() -> InvokeError {
-        InvokeError::Unreachable { function: FunctionName::Remote("f".into()), reason: "gone".into() }
-    }
-
-    fn throttled() -> InvokeError {
-        InvokeError::Throttled { function: FunctionName::Remote("f".into()), retry_after: None }
-    }
-
-    fn denied() -> InvokeError {
-        InvokeError::Denied { function: FunctionName::Remote("f".into()), reason: "no".into() }
-    }
-
-    fn proven() -> Breaker {
-        let mut breaker = Breaker::default();
-        assert!(!breaker.answered());
-        breaker
-    }
-
-    #[test]
-    fn a_platform_that_never_worked_is_not_replaced() {
-        let (mut breaker, now) = (Breaker::default(), Instant::now());
-        for error in [unreachable(), denied(), unreachable(), unreachable()] {
-            assert_eq!(breaker.failed(now, &error), None);
-            assert!(breaker.allows(now));
-        }
-    }
-
-    #[test]
-    fn failures_open_the_circuit_for_longer_and_longer_until_a_probe_succeeds() {
-        let (mut breaker, now) = (proven(), Instant::now());
-        assert_eq!(breaker.failed(now, &unreachable()), None);
-        assert_eq!(breaker.failed(now, &unreachable()), Some(FIRST_PAUSE));
-        assert!(!breaker.allows(now));
-        let later = now + FIRST_PAUSE;
-        assert!(breaker.allows(later), "one call probes");
-        assert!(!breaker.allows(later), "and only one");
-        assert_eq!(breaker.failed(later, &unreachable()), Some(2 * FIRST_PAUSE));
-        assert!(!breaker.allows(later + FIRST_PAUSE));
-        assert!(breaker.allows(later + 2 * FIRST_PAUSE));
-        assert!(breaker.answered());
-        assert!(breaker.allows(later) && breaker.allows(later));
-        assert_eq!(breaker.failed(later, &unreachable()), None, "counted anew");
-    }
-
-    #[test]
-    fn one_denial_is_enough_and_it_takes_many_throttles() {
-        let now = Instant::now();
-        assert_eq!(proven().failed(now, &denied()), Some(FIRST_PAUSE));
-        let mut breaker = proven();
-        for _ in 1..THROTTLES {
-            assert_eq!(breaker.failed(now, &throttled()), None);
-        }
-        assert_eq!(breaker.failed(now, &throttled()), Some(FIRST_PAUSE));
     }
 }

@@ -4,8 +4,11 @@
 //! functions on demand and stops them when they idle. [`ProcessPool`] runs them as processes of this
 //! machine. [`Retrying`] wraps a platform and is the only place where a task is attempted again;
 //! [`Hedging`] makes a second attempt beside one that takes unusually long. Each attempt that reached
-//! its end, whatever the end, is one [`InvocationRecord`] for a [`Meter`].
+//! its end, whatever the end, is one [`InvocationRecord`] for a [`Meter`]. [`Burst`] makes one platform of this
+//! machine and another one, [`Fallback`] goes on with this machine while the other one is gone.
 
+mod breaker;
+mod burst;
 mod durations;
 mod error;
 mod fallback;
@@ -22,6 +25,7 @@ mod remote;
 mod report;
 mod retry;
 
+pub use burst::Burst;
 pub use error::{Death, FunctionName, InvokeError, ProtocolViolation, TaskFailed};
 pub use fallback::Fallback;
 pub use hedging::Hedging;

@@ -116,6 +116,20 @@ pub struct PlatformSnapshot {
     pub counters: Counters,
 }
 
+impl std::ops::Add for PlatformSnapshot {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            warm: self.warm + other.warm,
+            busy: self.busy + other.busy,
+            queued: self.queued + other.queued,
+            functions: [self.functions, other.functions].concat(),
+            counters: self.counters + other.counters,
+        }
+    }
+}
+
 /// One function of a [`PlatformSnapshot`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FunctionSnapshot {

@@ -46,6 +46,9 @@ pub struct PeerOptions {
     pub hedge: Option<bool>,
     /// Functions of this machine, for while a platform that does not see this peer's files is gone.
     pub fallback: Option<ProcessConfig>,
+    /// Whether the functions of `fallback` come first, and that platform is for what they would be too late for: see
+    /// [`Burst`](peerless_functions::Burst).
+    pub burst: bool,
     /// Time between durable checkpoints. A crash of all peers at once costs at most this much work,
     /// and less where the newest states survive in shared memory.
     pub checkpoint_every: Duration,

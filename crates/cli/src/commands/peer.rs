@@ -301,7 +301,8 @@ async fn take_part(
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
     let relays = args.relays(ticket_relays);
-    let ForPeer { functions, data_path, hedge, fallback } = args.functions.config(&run.spec().dataset.name).await?;
+    let ForPeer { functions, data_path, hedge, fallback, burst } =
+        args.functions.config(&run.spec().dataset.name).await?;
     let options = PeerOptions {
         run,
         name: name.clone(),
@@ -314,6 +315,7 @@ async fn take_part(
         data_path: Some(data_path),
         hedge,
         fallback: Some(fallback),
+        burst,
         checkpoint_every: Duration::from_secs(args.checkpoint_every.into()),
         tariff: args.prices.tariff()?,
         budget: args.budget.map(Money::from),

@@ -26,7 +26,7 @@ pub(crate) const FUNCTION_COMMAND: &str = "function";
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Functions")]
 pub(crate) struct FunctionArgs {
-    /// Most function processes per peer [default: the cores, shared among the peers]
+    /// Most functions at work per peer: processes, or calls elsewhere unless --burst is given [default: the cores, shared among the peers]
     #[arg(long, value_name = "N")]
     pub(crate) functions: Option<usize>,
     /// Most memory of a function, such as 512M or 2G; also decides on its CPU time, see --function-cpu
@@ -58,6 +58,8 @@ pub(crate) struct ForPeer {
     pub(crate) hedge: Option<bool>,
     /// What computes while they are gone, if they are elsewhere.
     pub(crate) fallback: ProcessConfig,
+    /// Whether these come first.
+    pub(crate) burst: bool,
 }
 
 impl FunctionArgs {
@@ -69,14 +71,16 @@ impl FunctionArgs {
     /// The functions that the flags describe, for runs with this dataset.
     pub(crate) async fn config(&self, dataset: &str) -> anyhow::Result<ForPeer> {
         let time_limit = self.function_timeout.map(|seconds| Duration::from_secs(seconds.into()));
-        let functions = match self.remote.platform(self.functions, time_limit).await? {
+        let burst = self.remote.burst;
+        let functions = match self.remote.platform(burst.or(self.functions), time_limit).await? {
             Some(platform) => FunctionsConfig::Platform(platform),
             None => self.pool()?.into(),
         };
         // With a number of their own: how many run elsewhere says nothing about this machine.
-        let local = Self { functions: None, ..self.clone() };
+        let local = Self { functions: burst.and(self.functions), ..self.clone() };
         let data_path = self.remote.data_path(datasets::files(dataset, &datasets::default_dir())?);
-        Ok(ForPeer { functions, data_path, hedge: self.function_hedge.map(bool::from), fallback: local.pool()? })
+        let hedge = self.function_hedge.map(bool::from);
+        Ok(ForPeer { functions, data_path, hedge, fallback: local.pool()?, burst: burst.is_some() })
     }
 
     /// A pool whose functions are this very program, unless another one is named.

@@ -25,7 +25,7 @@ const TOKEN: &str = "PEERLESS_FUNCTION_TOKEN";
 pub(crate) struct RemoteArgs {
     /// HTTP server that computes units, instead of processes here; repeat it for several. See
     /// `peerless function --help`. PEERLESS_FUNCTION_TOKEN is sent as a bearer token
-    #[arg(long, value_name = "URL", conflicts_with = "function_program")]
+    #[arg(long, value_name = "URL", conflicts_with = "function_program", group = "elsewhere")]
     function_url: Vec<String>,
     /// Certificate authorities that function servers are trusted by, besides the usual ones (PEM)
     #[arg(long, value_name = "FILE", requires = "function_url")]
@@ -36,6 +36,10 @@ pub(crate) struct RemoteArgs {
     #[cfg(feature = "lambda")]
     #[command(flatten)]
     lambda: LambdaArgs,
+    /// Compute with processes here first, --functions of them, and have at most N units at a time computed by
+    /// --function-url or --lambda when all of them are at work and waiting for one takes longer
+    #[arg(long, value_name = "N", requires = "elsewhere", value_parser = at_least_one)]
+    pub(super) burst: Option<usize>,
     /// Where remote functions reach this peer's tensors [default: 127.0.0.1, any port]
     #[arg(long, value_name = "ADDRESS")]
     gateway: Option<SocketAddr>,
@@ -77,7 +81,7 @@ struct BucketArgs {
 struct LambdaArgs {
     /// AWS Lambda function that computes units, by name or ARN. Credentials are taken from the environment,
     /// the profile or the role of this machine
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["function_program", "function_url"])]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["function_program", "function_url"], group = "elsewhere")]
     lambda: Option<String>,
     /// AWS region [default: that of environment or profile]
     #[arg(long, value_name = "REGION", requires = "lambda")]
@@ -152,6 +156,7 @@ impl RemoteArgs {
             add("--lambda-region", self.lambda.lambda_region.clone());
             add("--lambda-endpoint", self.lambda.lambda_endpoint.clone());
         }
+        add("--burst", self.burst.map(|functions| functions.to_string()));
         add("--gateway", self.gateway.map(|address| address.to_string()));
         add("--gateway-url", self.gateway_url.clone());
         add("--gateway-cert", text(&self.gateway_cert));
@@ -164,4 +169,8 @@ impl RemoteArgs {
         }
         flags
     }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "expected a number of at least 1".to_owned())
 }

@@ -39,8 +39,8 @@ const USED_UP: &str = "budget-used-up";
 pub(super) struct Accounts {
     tariff: Tariff,
     budget: Option<Money>,
-    /// Name of the platform, and most of its functions at work.
-    platform: (&'static str, usize),
+    /// Names of the platforms, and most functions at work on all of them.
+    platforms: (Vec<&'static str>, usize),
     began: Instant,
     books: Mutex<Books>,
 }
@@ -74,7 +74,7 @@ impl Accounts {
         directory: &Path,
         tariff: Tariff,
         budget: Option<Money>,
-        platform: (&'static str, usize),
+        platforms: (Vec<&'static str>, usize),
     ) -> Result<Self, PeerError> {
         let ledger = Ledger::open(&ledger_path(directory))?;
         let sessions = Sessions::read(&ledger)?;
@@ -89,7 +89,7 @@ impl Accounts {
         let stopped_before = ledger.events_of(USED_UP, 1)?.pop().and_then(|event| stopped_at(&event));
         let spent = books.functions + books.earlier_machines;
         books.used_up = budget.is_some_and(|budget| budget <= spent || stopped_before >= Some(budget));
-        Ok(Self { tariff, budget, platform, began: Instant::now(), books: Mutex::new(books) })
+        Ok(Self { tariff, budget, platforms, began: Instant::now(), books: Mutex::new(books) })
     }
 
     /// The prices.
@@ -142,7 +142,7 @@ impl Accounts {
         let books = self.books();
         let peer_usd = books.earlier_machines + self.tariff.machine_time(self.age_us());
         let spent_usd = books.functions + peer_usd;
-        let priced = self.tariff.charges(self.platform.0) || spent_usd > Money::ZERO;
+        let priced = self.platforms.0.iter().any(|platform| self.tariff.charges(platform)) || spent_usd > Money::ZERO;
         priced.then(|| BillStatus {
             functions_usd: books.functions,
             peer_usd,
@@ -180,13 +180,15 @@ impl Accounts {
         };
         let at_work: Money = books.at_work.values().map(call).sum();
         // Those that begin before the decision is known.
-        let beginning = self.as_if(reaction).times(self.platform.1.saturating_sub(books.at_work.len()) as u64);
+        let beginning = self.as_if(reaction).times(self.platforms.1.saturating_sub(books.at_work.len()) as u64);
         self.spent(books) + at_work + beginning + self.tariff.machine_time(micros(CLOSING))
     }
 
-    /// A call that has taken so long.
+    /// A call that has taken so long, on the dearest platform.
     fn as_if(&self, time: Duration) -> Money {
-        self.tariff.charge(self.platform.0, &Usage { duration_us: micros(time), ..Usage::default() }).total()
+        let usage = Usage { duration_us: micros(time), ..Usage::default() };
+        let charges = self.platforms.0.iter().map(|platform| self.tariff.charge(platform, &usage).total());
+        charges.max().unwrap_or_default()
     }
 }
 
@@ -240,7 +242,7 @@ mod tests {
         let table = PriceTable::parse(&format!("version = 1\n[function.test]\n{entry}"), "test").unwrap();
         let platforms = [("process".to_owned(), table.rate("test", Some(1024)).unwrap())].into();
         let budget = Money::from(budget.parse::<Price>().unwrap());
-        Accounts::open(directory.path(), Tariff { platforms, ..Tariff::default() }, Some(budget), ("process", 2))
+        Accounts::open(directory.path(), Tariff { platforms, ..Tariff::default() }, Some(budget), (vec!["process"], 2))
             .unwrap()
     }
 

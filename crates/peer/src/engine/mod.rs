@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use peerless_functions::{Fallback, FunctionPlatform, Hedging, ProcessPool};
+use peerless_functions::{Burst, Fallback, FunctionPlatform, Hedging, ProcessPool};
 use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, RunSpec, StateHeader};
 use peerless_store::{
     Batch, EventRecord, GradientFiles, Opened, PayloadFormat, Resumed, State, StateOrigin, Store, StoreError,
@@ -93,9 +93,9 @@ async fn run_opened(
     let temporary = temporary_directory(directory);
     options.allow(store.tensors.states_directory(), store.tensors.outputs_directory(), &temporary);
     let database = gradients::Database::new(&options, identity.peer_id())?;
-    let (platform, data_path) = platform(&options, &identity.peer_id(), &database).await?;
-    let platform_of_bill = (platform.name(), platform.concurrency());
-    let accounts = Accounts::open(directory, options.tariff.clone(), options.budget, platform_of_bill)?;
+    let Platforms { platform, names, data_path } = platforms(&options, &identity.peer_id(), &database).await?;
+    let of_bill = (names, platform.concurrency());
+    let accounts = Accounts::open(directory, options.tariff.clone(), options.budget, of_bill)?;
     let accounts = Arc::new(accounts);
     reporter.update(|status| status.bill = accounts.status());
     if accounts.is_used_up() {
@@ -207,15 +207,21 @@ fn payload_format(spec: &RunSpec, state: &State) -> Result<PayloadFormat, PeerEr
     Ok(PayloadFormat::new(spec, &state.header.layout).map_err(|error| StoreError::Apply(error.into()))?)
 }
 
-/// The functions' platform, with a way to tensors where it needs one.
-async fn platform(
-    options: &PeerOptions,
-    me: &PeerId,
-    database: &gradients::Database,
-) -> Result<(Arc<dyn FunctionPlatform>, Option<Arc<dyn DataPath>>), PeerError> {
+/// What runs a peer's functions.
+struct Platforms {
+    /// All of it as one.
+    platform: Arc<dyn FunctionPlatform>,
+    /// What the platforms are called in bills.
+    names: Vec<&'static str>,
+    /// The way to tensors of functions elsewhere.
+    data_path: Option<Arc<dyn DataPath>>,
+}
+
+async fn platforms(options: &PeerOptions, me: &PeerId, database: &gradients::Database) -> Result<Platforms, PeerError> {
     let platform = options.functions.platform()?;
+    let mut names = vec![platform.name()];
     if platform.shares_files() {
-        return Ok((hedged(platform, options.hedge == Some(true)), None));
+        return Ok(Platforms { platform: hedged(platform, options.hedge == Some(true)), names, data_path: None });
     }
     let config = options.data_path.as_ref().ok_or(PeerError::NoDataPath { platform: platform.name() })?;
     let data_path = database.in_front_of(config.open(&options.run.spec().id(), me).await?);
@@ -223,11 +229,15 @@ async fn platform(
     // Around the way to tensors, so that each of two attempts has rights of its own; within the fall-back, so that it
     // learns from one platform alone.
     let platform = hedged(Arc::new(platform), options.hedge != Some(false));
-    let platform: Arc<dyn FunctionPlatform> = match &options.fallback {
-        Some(local) => Arc::new(Fallback::new(platform, Arc::new(ProcessPool::new(local.clone())?))),
-        None => platform,
+    let data_path = Some(data_path);
+    let Some(local) = &options.fallback else { return Ok(Platforms { platform, names, data_path }) };
+    let local: Arc<dyn FunctionPlatform> = Arc::new(ProcessPool::new(local.clone())?);
+    names.push(local.name());
+    let platform: Arc<dyn FunctionPlatform> = match options.burst {
+        true => Arc::new(Burst::new(hedged(local, options.hedge == Some(true)), platform)),
+        false => Arc::new(Fallback::new(platform, local)),
     };
-    Ok((platform, Some(data_path)))
+    Ok(Platforms { platform, names, data_path })
 }
 
 fn hedged(platform: Arc<dyn FunctionPlatform>, hedge: bool) -> Arc<dyn FunctionPlatform> {

@@ -32,6 +32,7 @@ async fn run(folder: &Path, functions: Elsewhere, gateway: bool) -> Result<PeerS
         data_path: gateway.then(|| DataPathConfig::Gateway(GatewayConfig::new(listen))),
         hedge: None,
         fallback: None,
+        burst: false,
         checkpoint_every: Duration::from_secs(60),
         tariff: Default::default(),
         budget: None,

@@ -66,6 +66,7 @@ async fn take_part(orders: Orders) {
         data_path: None,
         hedge: None,
         fallback: None,
+        burst: false,
         checkpoint_every: Duration::from_secs(60),
         tariff: Tariff::default(),
         budget: None,
