@@ -8,6 +8,7 @@ mod functions;
 mod gradient_store;
 mod logging;
 mod output;
+mod plan;
 mod prices;
 mod process;
 mod runs;
@@ -24,6 +25,7 @@ Examples:
   peerless train                      LeNet-5 on MNIST with 4 peers
   peerless train --help               everything that can be set
   peerless status                     the newest run
+  peerless plan                       what time and money it would take with more functions
   peerless cost --as lambda-x86:1769  what it would have cost on AWS Lambda
   peerless export -o model.safetensors
   peerless eval model.safetensors";
@@ -47,6 +49,8 @@ enum Command {
     Status(commands::status::StatusArgs),
     /// Show what a run costs, and what of that was of no use
     Cost(commands::cost::CostArgs),
+    /// Predict time and cost on other numbers of peers, functions and memory, or hold a run against it
+    Plan(Box<commands::plan::PlanArgs>),
     /// Check a run from its ledgers and states, and recompute parts of it
     Verify(commands::verify::VerifyArgs),
     /// List the runs on this machine, or show one
@@ -79,6 +83,7 @@ fn main() -> ExitCode {
         Command::Peer(args) => commands::peer::run(*args),
         Command::Status(args) => commands::status::run(&args),
         Command::Cost(args) => commands::cost::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Runs(args) => commands::runs::run(&args),
         Command::Export(args) => commands::export::run(&args),

@@ -1,5 +1,6 @@
 //! The run spec from command-line flags.
 
+use std::fmt;
 use std::str::FromStr;
 
 use clap::Args;
@@ -93,6 +94,32 @@ impl SpecArgs {
         *self != Self::default()
     }
 
+    /// The flags again, as words of a command line.
+    pub(crate) fn flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        let mut add = |flag: &str, value: Option<String>| {
+            flags.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+        };
+        add("--model", self.model.clone());
+        add("--dataset", self.dataset.clone());
+        add("--epochs", text(self.epochs));
+        add("--rounds", text(self.rounds));
+        add("--until-accuracy", text(self.until_accuracy.map(|Fraction(part)| part)));
+        add("--patience", text(self.patience));
+        add("--seed", text(self.seed));
+        add("--batch-size", text(self.batch_size));
+        add("--units-per-round", text(self.units_per_round));
+        add("--evaluate-every", text(self.evaluate_every));
+        add("--optimizer", self.optimizer.clone());
+        add("--lr", text(self.lr));
+        add("--momentum", text(self.momentum));
+        add("--weight-decay", text(self.weight_decay));
+        add("--schedule", text(self.schedule));
+        add("--warm-up", text(self.warm_up));
+        add("--clip-norm", text(self.clip_norm));
+        flags
+    }
+
     pub(crate) fn model(&self) -> &str {
         self.model.as_deref().unwrap_or("lenet5")
     }
@@ -163,6 +190,10 @@ impl SpecArgs {
     }
 }
 
+fn text(value: Option<impl ToString>) -> Option<String> {
+    value.map(|value| value.to_string())
+}
+
 fn default_rate(optimizer: &Optimizer) -> f32 {
     match optimizer {
         Optimizer::Sgd { .. } => 0.1,
@@ -215,6 +246,17 @@ impl ScheduleArg {
             Self::Plateau { factor, patience } => {
                 Schedule::ReduceOnPlateau { factor, patience, min_delta: 0.0, minimum_fraction: 0.0 }
             }
+        }
+    }
+}
+
+impl fmt::Display for ScheduleArg {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Constant => write!(f, "constant"),
+            Self::Cosine { minimum_fraction } => write!(f, "cosine:{minimum_fraction}"),
+            Self::Step { every_rounds, factor } => write!(f, "step:{every_rounds}:{factor}"),
+            Self::Plateau { factor, patience } => write!(f, "plateau:{factor}:{patience}"),
         }
     }
 }
@@ -291,6 +333,30 @@ mod tests {
         assert_eq!("cosine:0.1".parse(), Ok(ScheduleArg::Cosine { minimum_fraction: 0.1 }));
         for text in ["", "linear", "step", "step:x:0.5", "constant:1"] {
             assert!(text.parse::<ScheduleArg>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_flags_of_a_spec_give_the_same_spec() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            spec: SpecArgs,
+        }
+        let read = |words: &[String]| {
+            let words = ["test".to_owned()].into_iter().chain(words.iter().cloned());
+            <Line as clap::Parser>::parse_from(words).spec
+        };
+        for line in [
+            "",
+            "--model lenet5 --dataset mnist --epochs 3 --until-accuracy 98.5% --patience 2 --seed 7 --batch-size 32",
+            "--rounds 60 --units-per-round 16 --evaluate-every 5 --optimizer momentum --lr 0.1 --momentum 0.95",
+            "--weight-decay 0.0001 --schedule step:500:0.5 --warm-up 3 --clip-norm 1.5",
+            "--schedule plateau:0.3:4",
+            "--schedule cosine",
+        ] {
+            let given = read(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(read(&given.flags()), given, "{line}");
         }
     }
 

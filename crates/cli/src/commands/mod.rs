@@ -8,6 +8,7 @@ pub(crate) mod export;
 pub(crate) mod function;
 pub(crate) mod models;
 pub(crate) mod peer;
+pub(crate) mod plan;
 pub(crate) mod runs;
 pub(crate) mod simulate;
 pub(crate) mod soak;

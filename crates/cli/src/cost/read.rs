@@ -25,7 +25,8 @@ pub(crate) struct Projection {
 }
 
 impl Projection {
-    fn apply(&self, tariff: &mut Tariff, platforms: &[String]) {
+    /// Changes the prices of these platforms, and the others.
+    pub(crate) fn apply(&self, tariff: &mut Tariff, platforms: &[String]) {
         if let Some(rate) = &self.functions {
             tariff.platforms = platforms.iter().map(|platform| (platform.clone(), rate.clone())).collect();
         }
