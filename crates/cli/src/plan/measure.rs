@@ -275,7 +275,7 @@ impl Session {
 
 async fn call(pool: &ProcessPool, task: Task) -> anyhow::Result<Invocation> {
     let meter: Arc<dyn Meter> = Arc::new(|_: InvocationRecord| ());
-    Ok(pool.invoke(Call { task: &task, attempt: 1, deadline: None, meter: &meter }).await?)
+    Ok(pool.invoke(Call { task: &task, attempt: 1, hedge: false, deadline: None, meter: &meter }).await?)
 }
 
 fn timed<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
