@@ -13,6 +13,8 @@ mod prices;
 mod process;
 mod runs;
 mod spec;
+#[cfg(feature = "s3")]
+mod step_functions;
 mod train;
 mod verify;
 
@@ -57,6 +59,9 @@ enum Command {
     Runs(commands::runs::RunsArgs),
     /// Write a run's model as safetensors
     Export(commands::export::ExportArgs),
+    /// Write what others run for Peerless: a round as a state machine of AWS Step Functions
+    #[cfg(feature = "s3")]
+    Deploy(Box<commands::deploy::DeployArgs>),
     /// Evaluate a model on the whole test set
     Eval(commands::eval::EvalArgs),
     /// List and pull datasets
@@ -87,6 +92,8 @@ fn main() -> ExitCode {
         Command::Verify(args) => commands::verify::run(&args),
         Command::Runs(args) => commands::runs::run(&args),
         Command::Export(args) => commands::export::run(&args),
+        #[cfg(feature = "s3")]
+        Command::Deploy(args) => commands::deploy::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
         Command::Data(args) => commands::data::run(&args),
         Command::Bench(args) => commands::bench::run(&args),

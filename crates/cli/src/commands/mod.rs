@@ -3,6 +3,8 @@
 pub(crate) mod bench;
 pub(crate) mod cost;
 pub(crate) mod data;
+#[cfg(feature = "s3")]
+pub(crate) mod deploy;
 pub(crate) mod eval;
 pub(crate) mod export;
 pub(crate) mod function;

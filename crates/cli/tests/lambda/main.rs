@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Running, Workplace, same_state, skip, wait_until};
+use peerless_protocol::Digest;
+use peerless_protocol::function::{Output, Place, Report, Task, Work};
 use peerless_store::{InvocationRecord, Ledger, ledger_path};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -224,4 +226,63 @@ fn a_function_that_is_not_there_and_a_missing_region_are_named() {
     );
     let ended = place.start(nowhere).wait();
     assert!(ended.stderr.contains("no AWS region is configured"), "{}", ended.stderr);
+}
+
+/// Digests of what a local function computes for the units of an exported round.
+fn computed_here(place: &Workplace, folder: &Path, tasks: &[Task]) -> Vec<Option<Digest>> {
+    let mut local = String::new();
+    for task in tasks {
+        let mut task = task.clone();
+        if let Work::Unit { unit, parameters, output, dataset, .. } = &mut task.work {
+            parameters.place = Place::Path(folder.join("parameters.f32"));
+            *output = Place::Path(folder.join(format!("local-{unit}")));
+            dataset.clear();
+        }
+        local += &serde_json::to_string(&task).unwrap();
+        local += "\n";
+    }
+    std::fs::write(folder.join("local.jsonl"), local).unwrap();
+    let mut function = place.command(&["function"]);
+    function.stdin(std::fs::File::open(folder.join("local.jsonl")).unwrap());
+    let done = function.output().unwrap();
+    let reports = String::from_utf8(done.stdout).unwrap();
+    let digest = |line: &str| match serde_json::from_str::<Report>(line).unwrap().outcome {
+        Ok(Output::Unit { digest, .. }) => digest,
+        other => panic!("{other:?}"),
+    };
+    reports.lines().map(digest).collect()
+}
+
+#[test]
+fn a_round_as_a_state_machine_gives_the_gradients_of_local_functions() {
+    let place = Workplace::for_training();
+    let Some(lambda) = Lambda::start(&place) else { return };
+    let limited = ["--function-price", "lambda-x86:1769", "--budget", "0.0003", "--run-dir", "run"];
+    place.run(&[&["train", "--peers", "1", "--rounds", "500"], &limited[..]].concat()).failed(9, &["budget"]);
+    let endpoint = lambda.endpoint();
+    let bucket = ["--bucket", "s3://models/team", "--bucket-endpoint", &endpoint];
+    let flags = ["deploy", "step-functions", "run", "--function", NAME, "-o", "round", "--json"];
+    let mut export = place.command(&[&flags[..], &bucket].concat());
+    // With these the emulation checks what is signed.
+    export.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+    let summary = place.start(export).wait().json();
+    let folder = place.path().join("round");
+    let tasks: Vec<Task> = serde_json::from_slice(&std::fs::read(folder.join("tasks.json")).unwrap()).unwrap();
+    assert_eq!(summary["units"], tasks.len());
+    let key = |name: &str| summary["tasks_key"].as_str().unwrap().replace("tasks.json", name);
+    let mut objects: Vec<String> =
+        ["tasks.json", "parameters.f32"].map(|name| format!("{}={}", key(name), folder.join(name).display())).into();
+    let dataset = peerless_training::datasets::files("mnist", &peerless_training::datasets::default_dir()).unwrap();
+    objects.extend(dataset.iter().map(|(name, path)| format!("team/datasets/mnist/{name}={}", path.display())));
+    let units = tasks.len().to_string();
+    let prefix = key("tasks.json").replace("/tasks.json", "");
+    let mut arguments = vec![endpoint.as_str(), folder.to_str().unwrap(), "models", &prefix, &units];
+    arguments.extend(objects.iter().map(String::as_str));
+    python("step_functions.py", &arguments);
+    let here = computed_here(&place, &folder, &tasks);
+    assert_eq!(here.len(), tasks.len());
+    for (unit, digest) in here.into_iter().enumerate() {
+        let there = std::fs::read(folder.join(format!("units/{unit}.f32"))).unwrap();
+        assert_eq!(Some(Digest::of(&there)), digest, "unit {unit}");
+    }
 }

@@ -9,6 +9,7 @@ mod config;
 mod dataset;
 mod error;
 mod objects;
+mod presign;
 mod states;
 
 use std::sync::Arc;

@@ -36,7 +36,7 @@ const PARTS_UNDER_WAY: usize = 4;
 const SLOWEST_RATE: u64 = 1 << 20;
 
 /// S3's longest life of a presigned URL.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const LONGEST_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A part of an open file that becomes an object.
 #[derive(Debug, Clone)]
