@@ -24,6 +24,7 @@
 
 mod child;
 mod isolation;
+mod keep_warm;
 mod pool;
 mod spawner;
 mod stderr;
@@ -56,8 +57,11 @@ pub struct ProcessConfig {
     pub concurrency: usize,
     /// Most calls that wait for a function; further ones fail with [`InvokeError::QueueFull`].
     pub queue_limit: usize,
-    /// How long a function may idle. Longer saves cold starts, shorter saves memory.
+    /// How long a function may idle at most. Longer saves cold starts, shorter saves memory.
     pub idle_timeout: Duration,
+    /// Whether the machine is paid for by time: then a function is ended earlier, when the memory that it has idled in
+    /// has cost as much as starting another function does.
+    pub machine_is_paid: bool,
     /// Longest time an attempt may take, the start of a cold function included. Only a net for
     /// functions that hang: slow ones are the business of the caller's deadlines.
     pub time_limit: Duration,
@@ -74,7 +78,7 @@ pub struct ProcessConfig {
 }
 
 impl ProcessConfig {
-    /// Defaults: one function per core, 1024 waiting calls, 60 s idle, 5 min per attempt, no memory
+    /// Defaults: one function per core, 1024 waiting calls, 60 s idle, a machine that costs nothing, 5 min per attempt, no memory
     /// limit, no isolation.
     pub fn new(command: impl Into<PathBuf>) -> Self {
         Self {
@@ -84,6 +88,7 @@ impl ProcessConfig {
             concurrency: available_parallelism().map_or(1, usize::from),
             queue_limit: 1024,
             idle_timeout: Duration::from_secs(60),
+            machine_is_paid: false,
             time_limit: Duration::from_secs(300),
             memory_limit_bytes: None,
             isolation: None,

@@ -49,6 +49,11 @@ impl From<&Work> for Expected {
 }
 
 impl Expected {
+    /// Whether a gradient unit was asked for.
+    pub(crate) fn is_gradient(&self) -> bool {
+        self.gradient
+    }
+
     fn fits(&self, output: &Output) -> bool {
         match (self.label, output) {
             (WorkLabel::Unit { .. }, Output::Unit { digest, .. }) => digest.is_some() == self.gradient,

@@ -74,12 +74,21 @@ pub struct GradientStoreConfig {
 impl PeerOptions {
     /// Lets isolated functions of this machine have the folders that tasks name.
     pub(crate) fn allow(&mut self, states: &Path, outputs: &Path, temporary: &Path) {
-        if let FunctionsConfig::Process(config) = &mut self.functions {
-            config.allow(states, outputs, temporary);
-        }
-        if let Some(config) = &mut self.fallback {
-            config.allow(states, outputs, temporary);
-        }
+        self.pools().for_each(|config| config.allow(states, outputs, temporary));
+    }
+
+    /// Tells the pools of this machine whether it costs anything to keep idle functions.
+    pub(crate) fn keep_warm_by_price(&mut self) {
+        let machine_is_paid = self.tariff.machine.is_some();
+        self.pools().for_each(|config| config.machine_is_paid = machine_is_paid);
+    }
+
+    fn pools(&mut self) -> impl Iterator<Item = &mut ProcessConfig> {
+        let functions = match &mut self.functions {
+            FunctionsConfig::Process(config) => Some(config),
+            FunctionsConfig::Platform(_) => None,
+        };
+        functions.into_iter().chain(&mut self.fallback)
     }
 }
 

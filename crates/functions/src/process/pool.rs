@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::ProcessConfig;
 use super::child::{Broken, Function};
 use super::isolation::Confinement;
+use super::keep_warm::{self, KeepWarm};
 use super::spawner::Spawner;
 use crate::error::{FunctionName, InvokeError, ProtocolViolation};
 use crate::metering::{Outcome, Ticket};
@@ -32,6 +33,8 @@ pub(super) struct Shared {
     confinement: Option<Confinement>,
     spawner: Spawner,
     queue: Queue,
+    /// Memory for each core of a machine that is paid for by time.
+    bytes_per_core: Option<u64>,
     population: Mutex<Population>,
     stop: watch::Sender<bool>,
     /// Functions that are not reaped yet.
@@ -46,6 +49,7 @@ struct Population {
     /// Whether it is busy, by process id.
     functions: BTreeMap<u32, bool>,
     counters: Counters,
+    keep_warm: KeepWarm,
 }
 
 /// A warm function. Its driver leaves only after it took itself out of the list, so whoever takes an
@@ -83,6 +87,7 @@ impl Shared {
     pub(super) fn new(config: ProcessConfig, confinement: Option<Confinement>) -> Arc<Self> {
         Arc::new(Self {
             queue: Queue::new(config.concurrency, config.queue_limit),
+            bytes_per_core: if config.machine_is_paid { keep_warm::bytes_per_core() } else { None },
             config,
             confinement,
             spawner: Spawner::default(),
@@ -187,11 +192,15 @@ impl Shared {
         };
         self.count(&job.ticket, result.is_err());
         let metering = job.ticket.finish(outcome);
+        let mut population = self.population();
+        if result.is_ok() && job.expected.is_gradient() {
+            population.keep_warm.observe(&metering);
+        }
         if let Some(idle) = warm {
-            let mut population = self.population();
             population.functions.insert(idle.pid, false);
             population.idle.push(idle);
         }
+        drop(population);
         drop(job.permit);
         // Fails when the caller is gone.
         let _discarded = job.reply.send(result.map(|output| Invocation { output, metering, elsewhere: None }));
@@ -207,6 +216,13 @@ impl Shared {
 
     fn count(&self, ticket: &Ticket, failed: bool) {
         self.population().counters.count(ticket.id(), failed);
+    }
+
+    /// How long a function may idle from now on.
+    fn idle_limit(&self) -> Duration {
+        let most = self.config.idle_timeout.min(FOREVER);
+        let affordable = self.bytes_per_core.and_then(|bytes| self.population().keep_warm.limit(bytes));
+        affordable.map_or(most, |limit| limit.min(most))
     }
 
     /// Takes a function that ends out of the warm ones; false when a job is on its way to it.
@@ -361,7 +377,7 @@ impl Driver {
     async fn idle(&mut self, stop: &mut watch::Receiver<bool>) -> Option<Job> {
         let shared = Arc::clone(&self.resident.shared);
         let pid = self.function.pid();
-        let expires = Instant::now() + shared.config.idle_timeout.min(FOREVER);
+        let expires = Instant::now() + shared.idle_limit();
         let reaped = tokio::select! {
             job = self.jobs.recv() => return job,
             why = self.function.misbehaves() => {

@@ -93,7 +93,8 @@ fn perform(task: &Task) {
             fs::write(folder().join("outcome"), outcome).unwrap();
             pong(task.invocation);
         }
-        "unit" => compute(task),
+        "unit" => compute(task, 1 << 20),
+        "large-unit" => compute(task, u64::MAX),
         "exit-when-idle" => {
             pong(task.invocation);
             exit(0);
@@ -103,11 +104,19 @@ fn perform(task: &Task) {
 }
 
 /// Writes a gradient of one element where the task says.
-fn compute(task: &Task) {
+fn compute(task: &Task, peak_memory_bytes: u64) {
     let Work::Unit { output: Place::Path(path), .. } = &task.work else { panic!("{task:?}") };
     let gradient = 1.5_f32.to_le_bytes();
     fs::write(path, gradient).unwrap();
-    answer(task.invocation, Ok(Output::Unit { tally: Default::default(), digest: Some(Digest::of(&gradient)) }));
+    let outcome = Ok(Output::Unit { tally: Default::default(), digest: Some(Digest::of(&gradient)) });
+    report(&Report {
+        invocation: task.invocation,
+        outcome,
+        duration_us: 1,
+        peak_memory_bytes,
+        cold: false,
+        reads: None,
+    });
 }
 
 /// Works until the file `release` appears, and says so by a file.
@@ -167,8 +176,11 @@ fn pong(invocation: u64) {
 fn answer(invocation: u64, outcome: Result<Output, Failure>) {
     let start = Instant::now();
     let duration_us = start.elapsed().as_micros() as u64 + 1;
-    let report = Report { invocation, outcome, duration_us, peak_memory_bytes: 1 << 20, cold: false, reads: None };
-    say(&serde_json::to_string(&report).unwrap());
+    report(&Report { invocation, outcome, duration_us, peak_memory_bytes: 1 << 20, cold: false, reads: None });
+}
+
+fn report(report: &Report) {
+    say(&serde_json::to_string(report).unwrap());
 }
 
 fn say(line: &str) {

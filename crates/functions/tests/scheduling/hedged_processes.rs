@@ -12,7 +12,7 @@ use crate::scripted::unit;
 use crate::support::contract::Wanted;
 use crate::support::{Records, eventually};
 
-const FUNCTION: &str = env!("CARGO_BIN_EXE_scripted-function");
+pub const FUNCTION: &str = env!("CARGO_BIN_EXE_scripted-function");
 
 fn factory(wanted: &Wanted<'_>) -> Arc<dyn FunctionPlatform> {
     let config = ProcessConfig {

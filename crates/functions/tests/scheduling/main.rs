@@ -5,6 +5,7 @@
 mod burst;
 mod hedged_processes;
 mod hedging;
+mod keep_warm;
 mod scripted;
 #[path = "../support/mod.rs"]
 mod support;
