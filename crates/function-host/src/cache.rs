@@ -3,17 +3,24 @@
 //!
 //! It is a convenience. Whatever goes wrong here, the vector is fetched.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytemuck::{cast_slice, cast_slice_mut};
 use peerless_protocol::Digest;
 
 /// Vectors that stay: that of the round, and of the one before for units that are not given up yet.
 const KEPT: usize = 2;
+
+/// How long another function is waited for that fetches the same vector: it may hang.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// A folder of vectors by digest, each as its bytes.
 #[derive(Debug)]
@@ -32,7 +39,8 @@ impl Cache {
         own.then(|| Self { folder: folder.to_owned() })
     }
 
-    /// The bytes of a vector with this digest, as they are or as `fetch` brings them. One function at a time fetches it.
+    /// The bytes of a vector with this digest, as they are or as `fetch` brings them. One function fetches it, unless that
+    /// takes long.
     pub(crate) fn get<E>(
         &self,
         digest: Digest,
@@ -44,14 +52,16 @@ impl Cache {
             return Ok(());
         }
         let partial = path.with_extension("partial");
-        let turn = open(&partial).and_then(|file| file.lock().map(|()| file));
+        let turn = open(&partial).and_then(|file| take_turn(&file).map(|()| file));
         // Somebody else may have fetched it in the meantime.
-        if turn.is_ok() && read(&path, digest, values).is_ok() {
+        if read(&path, digest, values).is_ok() {
             return Ok(());
         }
         if let Err(error) = fetch(values) {
-            // Whoever waits for the turn may find the file gone, and then another one fetches at the same time.
-            let _ = fs::remove_file(&partial);
+            if turn.is_ok() {
+                // Whoever waits for the turn may find the file gone, and then another one fetches at the same time.
+                let _ = fs::remove_file(&partial);
+            }
             return Err(error);
         }
         if let Err(error) = turn.and_then(|file| self.keep(file, &partial, &path, values)) {
@@ -86,6 +96,18 @@ fn open(partial: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).open(partial)
 }
 
+fn take_turn(file: &File) -> io::Result<()> {
+    let asked = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) if asked.elapsed() < PATIENCE => thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::TimedOut.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
 /// Fills `values` with the file, if it has the digest.
 fn read(path: &Path, digest: Digest, values: &mut [f32]) -> io::Result<()> {
     let mut file = File::open(path)?;
@@ -105,7 +127,6 @@ mod tests {
     use std::convert::Infallible;
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::thread;
 
     use super::*;
 
@@ -177,6 +198,19 @@ mod tests {
         let cache = Cache::open(&place.path().join("vectors")).unwrap();
         assert_eq!(cache.get(vector(1).1, &mut [0.0; 1000], |_| Err("gone")), Err("gone"));
         assert_eq!(fs::read_dir(&cache.folder).unwrap().count(), 0, "it has left something");
+        assert!(fetched(&cache, 1) && !fetched(&cache, 1));
+    }
+
+    #[test]
+    fn a_function_that_hangs_while_it_fetches_holds_up_no_other_one() {
+        let place = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&place.path().join("vectors")).unwrap();
+        let partial = cache.folder.join(vector(1).1.to_string()).with_extension("partial");
+        let hangs = open(&partial).unwrap();
+        hangs.lock().unwrap();
+        assert!(fetched(&cache, 1) && fetched(&cache, 1), "what another one may be writing was taken");
+        assert!(partial.exists());
+        drop(hangs);
         assert!(fetched(&cache, 1) && !fetched(&cache, 1));
     }
 
