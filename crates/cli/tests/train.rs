@@ -235,7 +235,7 @@ fn the_summary_has_all_documented_fields() {
     has(&summary, &fields);
     let peer = ["name", "id", "pid", "state_digest", "rounds", "contributions", "backup_units", "refused", "exit"];
     has(&summary["peers"][0], &peer);
-    has(&summary["functions"], &["invocations", "cold_starts", "failed", "retried"]);
+    has(&summary["functions"], &["invocations", "cold_starts", "failed", "retried", "hedged"]);
     has(&summary["events"][0], &["at_unix_us", "round", "kind", "peer", "detail"]);
     assert_eq!((&summary["rounds"], &summary["samples"]), (&2.into(), &512.into()));
     assert_eq!(summary["finish_reason"], "rounds");
