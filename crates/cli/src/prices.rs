@@ -45,6 +45,11 @@ impl PriceArgs {
         self.tariff_of(&table).code(code::USAGE)
     }
 
+    /// Whether calls of functions that are processes of the peer's machine have a price.
+    pub(crate) fn charges_processes(&self) -> bool {
+        self.function_price.iter().any(|flag| flag.platform == LOCAL)
+    }
+
     fn tariff_of(&self, table: &PriceTable) -> Result<Tariff, UnknownPrice> {
         let mut platforms = [(LAMBDA.0.to_owned(), table.rate(LAMBDA.1, None)?)].into();
         for flag in &self.function_price {

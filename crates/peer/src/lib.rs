@@ -15,6 +15,6 @@ pub mod transport;
 
 pub use engine::{release_tensors, run_peer, tensor_directory};
 pub use join::fetch_spec;
-pub use options::{FunctionsConfig, GradientStoreConfig, JoinFailure, PeerError, PeerOptions, PeerSummary};
+pub use options::{Compute, FunctionsConfig, GradientStoreConfig, JoinFailure, PeerError, PeerOptions, PeerSummary};
 pub use run_directory::{RunDirectory, RunDirectoryError};
 pub use status::{PeerStatus, Phase};

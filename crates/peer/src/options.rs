@@ -39,6 +39,8 @@ pub struct PeerOptions {
     pub expected_peers: usize,
     /// The functions: program, limits, how many at once.
     pub functions: FunctionsConfig,
+    /// What the functions of this machine stand for.
+    pub compute: Compute,
     /// How functions that share no disk with this peer get at tensors. Not opened for others.
     pub data_path: Option<DataPathConfig>,
     /// Whether units that take long are computed twice at the same time, see [`Hedging`](peerless_functions::Hedging);
@@ -77,10 +79,16 @@ impl PeerOptions {
         self.pools().for_each(|config| config.allow(states, outputs, temporary));
     }
 
-    /// Tells the pools of this machine whether it costs anything to keep idle functions.
-    pub(crate) fn keep_warm_by_price(&mut self) {
-        let machine_is_paid = self.tariff.machine.is_some();
-        self.pools().for_each(|config| config.machine_is_paid = machine_is_paid);
+    /// Tells the pools of this machine how long to keep idle functions: by what that costs, and on an instance always.
+    pub(crate) fn keep_warm(&mut self) {
+        let instance = self.compute == Compute::Instance;
+        let machine_is_paid = self.tariff.machine.is_some() && !instance;
+        self.pools().for_each(|config| {
+            config.machine_is_paid = machine_is_paid;
+            if instance {
+                config.idle_timeout = Duration::MAX;
+            }
+        });
     }
 
     fn pools(&mut self) -> impl Iterator<Item = &mut ProcessConfig> {
@@ -90,6 +98,16 @@ impl PeerOptions {
         };
         functions.into_iter().chain(&mut self.fallback)
     }
+}
+
+/// What computes a peer's units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// Functions that come and go, as many at a time as there are units and room.
+    #[default]
+    Functions,
+    /// The peer's machine, as a VM that trains by itself: one unit after the other, in a process that stays.
+    Instance,
 }
 
 /// What runs a peer's functions.

@@ -181,6 +181,7 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
     logging::start("info");
     args.node.check_addresses(&[])?;
     args.node.prices.check(args.node.budget)?;
+    args.node.functions.check_compute(&args.node.prices)?;
     args.node.gradient_store.config()?;
     let run = match RunDirectory::open(&args.run_dir) {
         Err(RunDirectoryError::NotARun { .. }) => create_run(&args.spec, Some(&args.run_dir))?,
@@ -210,6 +211,7 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
     let ticket = read_ticket(&args.ticket)?;
     args.node.check_addresses(ticket.relays())?;
     args.node.prices.check(args.node.budget)?;
+    args.node.functions.check_compute(&args.node.prices)?;
     args.node.gradient_store.config()?;
     let runtime = runtime()?;
     let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;
@@ -301,7 +303,7 @@ async fn take_part(
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
     let relays = args.relays(ticket_relays);
-    let ForPeer { functions, data_path, hedge, fallback, burst } =
+    let ForPeer { functions, compute, data_path, hedge, fallback, burst } =
         args.functions.config(&run.spec().dataset.name).await?;
     let options = PeerOptions {
         run,
@@ -312,6 +314,7 @@ async fn take_part(
         bootstrap,
         expected_peers: args.expect,
         functions,
+        compute,
         data_path: Some(data_path),
         hedge,
         fallback: Some(fallback),

@@ -37,6 +37,7 @@ Examples:
   peerless train --run-dir runs/mine --rounds 500
   peerless train --resume runs/mine
   peerless train --peer-price t2.large --budget 0.50
+  peerless train --compute instance --peer-price t2.large
 
 Faults are ACTION:NUMBER@ROUND, due when the first peer has taken ROUND optimizer steps:
   kill:PEER@ROUND        kill -9 of a peer, counted from 1
@@ -88,6 +89,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let start = Instant::now();
     args.prices.check(args.budget)?;
     args.gradient_store.check()?;
+    args.functions.check_compute(&args.prices)?;
     args.functions.check_isolation()?;
     let (run, peers) = match &args.resume {
         Some(directory) => resume(&args, directory)?,

@@ -1,5 +1,6 @@
 //! Flags about functions.
 
+mod compute;
 mod isolation;
 mod remote;
 
@@ -11,10 +12,11 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use peerless_functions::ProcessConfig;
-use peerless_peer::FunctionsConfig;
 use peerless_peer::data_path::DataPathConfig;
+use peerless_peer::{Compute, FunctionsConfig};
 use peerless_training::datasets;
 
+use self::compute::ComputeArg;
 pub(crate) use self::isolation::{IsolationArgs, SANDBOX_COMMAND};
 use self::remote::RemoteArgs;
 use crate::output::label;
@@ -29,6 +31,10 @@ pub(crate) struct FunctionArgs {
     /// Most functions at work per peer: processes, or calls elsewhere unless --burst is given [default: the cores, shared among the peers]
     #[arg(long, value_name = "N")]
     pub(crate) functions: Option<usize>,
+    /// What computes units: functions, which come and go, or the peer's machine as a VM that trains by itself, one unit
+    /// after the other in one process that stays; see docs/topologies.md [default: functions]
+    #[arg(long, value_name = "WHAT")]
+    compute: Option<ComputeArg>,
     /// Most memory of a function, such as 512M or 2G; also decides on its CPU time, see --function-cpu
     /// [default: no limit]
     #[arg(long, value_name = "SIZE")]
@@ -52,6 +58,8 @@ pub(crate) struct FunctionArgs {
 /// What a peer runs its functions with.
 pub(crate) struct ForPeer {
     pub(crate) functions: FunctionsConfig,
+    /// What they stand for.
+    pub(crate) compute: Compute,
     /// How they get at tensors, if they are elsewhere.
     pub(crate) data_path: DataPathConfig,
     /// Whether units that take long get a second function; `None` for the default.
@@ -80,7 +88,8 @@ impl FunctionArgs {
         let local = Self { functions: burst.and(self.functions), ..self.clone() };
         let data_path = self.remote.data_path(datasets::files(dataset, &datasets::default_dir())?);
         let hedge = self.function_hedge.map(bool::from);
-        Ok(ForPeer { functions, data_path, hedge, fallback: local.pool()?, burst: burst.is_some() })
+        let compute = self.compute.map(Compute::from).unwrap_or_default();
+        Ok(ForPeer { functions, compute, data_path, hedge, fallback: local.pool()?, burst: burst.is_some() })
     }
 
     /// A pool whose functions are this very program, unless another one is named.
@@ -92,7 +101,7 @@ impl FunctionArgs {
                 ProcessConfig { args: vec![OsString::from(FUNCTION_COMMAND)], ..ProcessConfig::new(program) }
             }
         };
-        config.concurrency = self.functions.unwrap_or(config.concurrency);
+        config.concurrency = self.concurrency().unwrap_or(config.concurrency);
         config.memory_limit_bytes = self.function_memory.map(|Size(bytes)| bytes);
         if let Some(seconds) = self.function_timeout {
             config.time_limit = Duration::from_secs(seconds.into());
@@ -114,8 +123,11 @@ impl FunctionArgs {
     /// The flags again, for a peer that shares this machine with `peers - 1` others.
     pub(crate) fn for_peer(&self, peers: usize) -> Vec<String> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let functions = self.functions.unwrap_or((cores / peers.max(1)).max(1));
+        let functions = self.concurrency().unwrap_or((cores / peers.max(1)).max(1));
         let mut flags = vec!["--functions".to_owned(), functions.to_string()];
+        if let Some(compute) = self.compute.and_then(|compute| compute.to_possible_value()) {
+            flags.extend(["--compute".to_owned(), compute.get_name().to_owned()]);
+        }
         if let Some(Size(bytes)) = self.function_memory {
             flags.extend(["--function-memory".to_owned(), bytes.to_string()]);
         }

@@ -92,6 +92,15 @@ struct LambdaArgs {
 }
 
 impl RemoteArgs {
+    /// Whether functions elsewhere are asked for.
+    pub(super) fn is_given(&self) -> bool {
+        #[cfg(feature = "lambda")]
+        if self.lambda.lambda.is_some() {
+            return true;
+        }
+        !self.function_url.is_empty()
+    }
+
     /// The platform that the flags name; `None` for processes of this machine.
     pub(super) async fn platform(
         &self,

@@ -92,7 +92,7 @@ async fn run_opened(
     let spec = options.run.spec().clone();
     let temporary = temporary_directory(directory);
     options.allow(store.tensors.states_directory(), store.tensors.outputs_directory(), &temporary);
-    options.keep_warm_by_price();
+    options.keep_warm();
     let database = gradients::Database::new(&options, identity.peer_id())?;
     let Platforms { platform, names, data_path } = platforms(&options, &identity.peer_id(), &database).await?;
     let of_bill = (names, platform.concurrency());

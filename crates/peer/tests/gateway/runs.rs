@@ -7,7 +7,7 @@ use std::time::Duration;
 use peerless_peer::data_path::DataPathConfig;
 use peerless_peer::gateway::GatewayConfig;
 use peerless_peer::ticket::JoinSecret;
-use peerless_peer::{FunctionsConfig, PeerError, PeerOptions, PeerSummary, Phase, RunDirectory, run_peer};
+use peerless_peer::{Compute, FunctionsConfig, PeerError, PeerOptions, PeerSummary, Phase, RunDirectory, run_peer};
 use peerless_protocol::function::{Task, Work};
 use peerless_protocol::{Digest, Layout, LayoutEntry, Role, RoundPlan, UnitSet};
 use peerless_store::{PayloadFormat, RoundSums};
@@ -29,6 +29,7 @@ async fn run(folder: &Path, functions: Elsewhere, gateway: bool) -> Result<PeerS
         bootstrap: Vec::new(),
         expected_peers: 0,
         functions: FunctionsConfig::Platform(Arc::new(functions)),
+        compute: Compute::Functions,
         data_path: gateway.then(|| DataPathConfig::Gateway(GatewayConfig::new(listen))),
         hedge: None,
         fallback: None,

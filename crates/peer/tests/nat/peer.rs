@@ -10,7 +10,7 @@ use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::{PeerStatus, unix_us};
 use peerless_peer::ticket::{JoinSecret, Ticket};
 use peerless_peer::transport::RelayUrl;
-use peerless_peer::{PeerOptions, fetch_spec, run_peer};
+use peerless_peer::{Compute, PeerOptions, fetch_spec, run_peer};
 use peerless_protocol::RunSpec;
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +63,7 @@ async fn take_part(orders: Orders) {
         bootstrap,
         expected_peers: orders.expected_peers,
         functions: functions.into(),
+        compute: Compute::Functions,
         data_path: None,
         hedge: None,
         fallback: None,
