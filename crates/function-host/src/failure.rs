@@ -30,7 +30,7 @@ fn dataset_kind(error: &DatasetError) -> FailureKind {
     match error {
         DatasetError::Unknown { .. } => FailureKind::Unsupported,
         DatasetError::Missing { .. }
-        | DatasetError::Idx { .. }
+        | DatasetError::Damaged { .. }
         | DatasetError::Digest { .. }
         | DatasetError::NoSample { .. }
         | DatasetError::NoSource { .. } => FailureKind::Input,

@@ -62,13 +62,13 @@ impl Trainer {
     }
 
     /// The gradient of the mean cross-entropy over training samples, at the flat vector `values`.
-    /// All samples form one batch; `seed` decides about dropout.
+    /// All samples form one batch; `seed` decides about dropout and the dataset's augmentation.
     ///
     /// # Errors
     /// [`TrainingError::Numerics`] for a loss or gradient that is not finite,
     /// [`TrainingError::Length`], [`TrainingError::NoSamples`] and [`TrainingError::Dataset`].
     pub fn gradient(&mut self, values: &[f32], samples: &[u32], seed: u64) -> Result<UnitGradient, TrainingError> {
-        let (images, labels) = self.dataset.read(Split::Train, samples)?;
+        let (images, labels) = self.dataset.read_augmented(samples, seed)?;
         let mut tally = Tally::default();
         let gradient = self.model.gradient(values, images, seed, &mut |logits| {
             let (totals, at_logits) = loss::tally_and_gradient(logits, &labels, samples)?;

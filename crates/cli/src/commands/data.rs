@@ -12,7 +12,7 @@ use crate::output::{self, Align, table, thousands};
 const EXAMPLES: &str = "\
 Examples:
   peerless data list
-  peerless data pull mnist
+  peerless data pull cifar10
   peerless data pull mnist --from ~/Downloads
 
 Datasets are kept in $PEERLESS_DATA, else in ~/.cache/peerless/datasets.";
@@ -60,7 +60,7 @@ fn list(json: bool) -> anyhow::Result<()> {
         Err(DatasetError::Missing { .. }) => "not here",
         Err(_) => "damaged",
     };
-    let folder = |info: &DatasetInfo| default_dir().join(info.name).display().to_string();
+    let folder = |info: &DatasetInfo| default_dir().join(info.folder).display().to_string();
     if json {
         let dataset = |info: &DatasetInfo| {
             json!({

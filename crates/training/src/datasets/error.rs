@@ -35,15 +35,15 @@ pub enum DatasetError {
         /// The system's answer.
         source: io::Error,
     },
-    /// A file is not the IDX file that it should be.
+    /// A file is not what the dataset's definition says.
     #[error("{} is damaged: {problem}; remove it and run `peerless data pull {dataset}`", .path.display())]
-    Idx {
+    Damaged {
         /// The dataset's name.
         dataset: String,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        problem: IdxProblem,
+        problem: FileProblem,
     },
     /// The files are not the dataset, although they may look like it.
     #[error("the files in {} have digest {found}, but the dataset has {expected}; remove them and pull it again", .folder.display())]
@@ -102,9 +102,9 @@ impl DatasetError {
     }
 }
 
-/// What is wrong with an IDX file.
+/// What is wrong with a file of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum IdxProblem {
+pub enum FileProblem {
     /// The file ends before its header does.
     #[error("it has {length} bytes, less than its header of {header}")]
     NoHeader {

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{ByteRanges, DatasetError, FileDefinition, IdxProblem};
+use super::{ByteRanges, DatasetError, FileDefinition, FileProblem};
 
 /// Unsigned bytes (0x08) in three dimensions.
 const IMAGES: u32 = 0x0803;
@@ -61,7 +61,7 @@ impl Labels {
         file.read_exact(&mut labels).map_err(|error| DatasetError::io("read", path, error))?;
         let found = labels.iter().zip(0..).find(|&(&label, _)| usize::from(label) >= classes);
         if let Some((&label, sample)) = found {
-            return Err(damaged(dataset, path, IdxProblem::Label { sample, label, classes }));
+            return Err(damaged(dataset, path, FileProblem::Label { sample, label, classes }));
         }
         Ok(Self { path: path.to_owned(), labels })
     }
@@ -102,7 +102,7 @@ impl Elsewhere {
         if let Some((&label, &sample)) =
             labels.iter().zip(samples).find(|&(&label, _)| usize::from(label) >= self.classes)
         {
-            let problem = IdxProblem::Label { sample, label, classes: self.classes };
+            let problem = FileProblem::Label { sample, label, classes: self.classes };
             return Err(damaged(self.dataset, Path::new(self.labels.name), problem));
         }
         Ok((pixels, labels))
@@ -134,7 +134,7 @@ fn open(dataset: &str, path: &Path, magic: u32, dimensions: &[(&'static str, u32
     let length = file.metadata().map_err(read)?.len();
     let mut header = vec![0; header_bytes(dimensions.len() as u64) as usize];
     if length < header.len() as u64 {
-        let problem = IdxProblem::NoHeader { length, header: header.len() as u64 };
+        let problem = FileProblem::NoHeader { length, header: header.len() as u64 };
         return Err(damaged(dataset, path, problem));
     }
     file.read_exact(&mut header).map_err(read)?;
@@ -142,29 +142,29 @@ fn open(dataset: &str, path: &Path, magic: u32, dimensions: &[(&'static str, u32
     Ok(file)
 }
 
-fn check(header: &[u8], length: u64, magic: u32, dimensions: &[(&'static str, u32)]) -> Result<(), IdxProblem> {
+fn check(header: &[u8], length: u64, magic: u32, dimensions: &[(&'static str, u32)]) -> Result<(), FileProblem> {
     let (words, _) = header.as_chunks::<4>();
     let mut words = words.iter().map(|&word| u32::from_be_bytes(word));
     match words.next() {
-        Some(found) if found != magic => return Err(IdxProblem::Magic { found, expected: magic }),
+        Some(found) if found != magic => return Err(FileProblem::Magic { found, expected: magic }),
         _ => {}
     }
     for (&(what, expected), found) in dimensions.iter().zip(words) {
         if found != expected {
-            return Err(IdxProblem::Dimension { what, found, expected });
+            return Err(FileProblem::Dimension { what, found, expected });
         }
     }
     let samples: u64 = dimensions.iter().map(|&(_, size)| u64::from(size)).product();
     let expected = header.len() as u64 + samples;
     match length {
-        _ if length < expected => Err(IdxProblem::Truncated { length, expected }),
-        _ if length > expected => Err(IdxProblem::TrailingBytes { length, expected }),
+        _ if length < expected => Err(FileProblem::Truncated { length, expected }),
+        _ if length > expected => Err(FileProblem::TrailingBytes { length, expected }),
         _ => Ok(()),
     }
 }
 
-fn damaged(dataset: &str, path: &Path, problem: IdxProblem) -> DatasetError {
-    DatasetError::Idx { dataset: dataset.to_owned(), path: path.to_owned(), problem }
+fn damaged(dataset: &str, path: &Path, problem: FileProblem) -> DatasetError {
+    DatasetError::Damaged { dataset: dataset.to_owned(), path: path.to_owned(), problem }
 }
 
 fn no_sample(path: &Path, sample: u32, samples: u32) -> DatasetError {
@@ -186,9 +186,9 @@ mod tests {
         Images::open("mnist", &path, 2, [1, 3])
     }
 
-    fn problem(content: &[u8]) -> IdxProblem {
+    fn problem(content: &[u8]) -> FileProblem {
         match images(content).unwrap_err() {
-            DatasetError::Idx { problem, .. } => problem,
+            DatasetError::Damaged { problem, .. } => problem,
             other => panic!("{other}"),
         }
     }
@@ -202,24 +202,24 @@ mod tests {
 
     #[test]
     fn a_truncated_file_is_refused_with_its_length() {
-        assert_eq!(problem(&idx(&[IMAGES, 2, 1, 3], &[0; 5])), IdxProblem::Truncated { length: 21, expected: 22 });
-        assert_eq!(problem(&idx(&[IMAGES, 2], &[])), IdxProblem::NoHeader { length: 8, header: 16 });
-        assert_eq!(problem(&[]), IdxProblem::NoHeader { length: 0, header: 16 });
+        assert_eq!(problem(&idx(&[IMAGES, 2, 1, 3], &[0; 5])), FileProblem::Truncated { length: 21, expected: 22 });
+        assert_eq!(problem(&idx(&[IMAGES, 2], &[])), FileProblem::NoHeader { length: 8, header: 16 });
+        assert_eq!(problem(&[]), FileProblem::NoHeader { length: 0, header: 16 });
     }
 
     #[test]
     fn trailing_bytes_are_refused() {
-        assert_eq!(problem(&idx(&[IMAGES, 2, 1, 3], &[0; 7])), IdxProblem::TrailingBytes { length: 23, expected: 22 });
+        assert_eq!(problem(&idx(&[IMAGES, 2, 1, 3], &[0; 7])), FileProblem::TrailingBytes { length: 23, expected: 22 });
     }
 
     #[test]
     fn another_kind_of_file_is_refused() {
         let found = idx(&[LABELS, 2, 1, 3], &[0; 6]);
-        assert_eq!(problem(&found), IdxProblem::Magic { found: LABELS, expected: IMAGES });
+        assert_eq!(problem(&found), FileProblem::Magic { found: LABELS, expected: IMAGES });
         let found = idx(&[IMAGES, 3, 1, 3], &[0; 9]);
-        assert_eq!(problem(&found), IdxProblem::Dimension { what: "samples", found: 3, expected: 2 });
+        assert_eq!(problem(&found), FileProblem::Dimension { what: "samples", found: 3, expected: 2 });
         let found = idx(&[IMAGES, 2, 1, u32::MAX], &[0; 6]);
-        assert_eq!(problem(&found), IdxProblem::Dimension { what: "columns", found: u32::MAX, expected: 3 });
+        assert_eq!(problem(&found), FileProblem::Dimension { what: "columns", found: u32::MAX, expected: 3 });
     }
 
     #[test]

