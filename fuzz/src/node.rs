@@ -9,7 +9,7 @@ use arbitrary::{Result, Unstructured};
 use peerless_protocol::{
     Config, Contribution, Crowd, Digest, Effect, Heartbeat, Input, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message,
     Node, PayloadRef, PeerId, RoundPlan, RunSpec, SignedContribution, StateMeta, StateRef, Tally, Time, UnitKind,
-    UnitSet, expected_samples,
+    UnitSet, UnitTime, expected_samples,
 };
 
 use crate::fixtures::{self, PAYLOAD};
@@ -76,7 +76,7 @@ impl Driven {
         let config = Config {
             spec: spec.clone(),
             key: fixtures::key(0),
-            capacity: 1,
+            functions: 1,
             payload: PAYLOAD,
             max_state_bytes: 10_000,
             expected_peers: 1,
@@ -187,7 +187,8 @@ impl Driven {
             0..=2 => Message::Heartbeat(Heartbeat {
                 state: from,
                 state_bytes: if choices.ratio(1, 8)? { choices.arbitrary()? } else { 1000 },
-                capacity: choices.arbitrary()?,
+                functions: choices.arbitrary()?,
+                unit_time: UnitTime { us: choices.arbitrary()?, from_round: choices.int_in_range(0..=20)? },
                 finished: choices.arbitrary()?,
             }),
             3..=5 => Message::Contribution(Box::new(self.contribution(sender, from, choices)?)),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use peerless_peer::ticket::{JoinSecret, Ticket};
 use peerless_protocol::function::{FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work};
-use peerless_protocol::{Digest, Heartbeat, Member, Message, PeerId, StateRef, Tally, UnitKind, UnitSet};
+use peerless_protocol::{Digest, Heartbeat, Member, Message, PeerId, StateRef, Tally, UnitKind, UnitSet, UnitTime};
 use peerless_store::{Checkpoints, PayloadFormat, export};
 
 use crate::fixtures;
@@ -45,7 +45,13 @@ fn units(units: &[u32]) -> UnitSet {
 }
 
 fn messages() -> Vec<Vec<u8>> {
-    let heartbeat = Heartbeat { state: state(3), state_bytes: 1000, capacity: 2, finished: false };
+    let heartbeat = Heartbeat {
+        state: state(3),
+        state_bytes: 1000,
+        functions: 2,
+        unit_time: UnitTime { us: 12_000, from_round: 5 },
+        finished: false,
+    };
     let addresses = vec!["10.1.2.3:4000".parse().unwrap(), "[2001:db8::1]:4000".parse().unwrap()];
     let member = Member { peer: PeerId([3; 32]), addresses };
     let contribution = fixtures::contribution(1, state(0), units(&[0, 2]), None, Digest([5; 32]));

@@ -18,9 +18,10 @@ mod shard;
 mod spec;
 mod state;
 mod time;
+mod unit_time;
 mod units;
 
-pub use assignment::{Capacities, MAX_CAPACITY, assign, ranking};
+pub use assignment::{Capacities, Capacity, EVEN_SPEED, MAX_FUNCTIONS, assign, ranking};
 pub use contribution::{Contribution, ContributionError, PayloadRef, SignedContribution, expected_samples};
 pub use cover::{disjoint_choice, exact_cover};
 pub use ids::{Digest, ParseIdError, PeerId, RunId};
@@ -38,4 +39,5 @@ pub use shard::{MAX_SHARDS, PayloadShape};
 pub use spec::{DatasetSpec, EvaluationSpec, MAX_SPEC_BYTES, MAX_UNITS, RunSpec, SPEC_VERSION, SpecError};
 pub use state::{Evaluation, FinishReason, Layout, LayoutEntry, Role, StateHeader, StateRef, Tally};
 pub use time::Time;
+pub use unit_time::UnitTime;
 pub use units::{EpochOrder, RoundPlan, UnitKind, UnitSet, evaluation_samples, unit_seed};

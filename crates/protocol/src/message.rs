@@ -12,10 +12,11 @@ use crate::contribution::SignedContribution;
 use crate::ids::PeerId;
 use crate::spec::MAX_SPEC_BYTES;
 use crate::state::StateRef;
+use crate::unit_time::UnitTime;
 use crate::units::UnitSet;
 
 /// Version of the encoding; bumped when a message changes.
-pub const WIRE_VERSION: u8 = 2;
+pub const WIRE_VERSION: u8 = 3;
 
 /// Largest encoded message, in bytes. The largest real one is a list of members.
 pub const MAX_MESSAGE_BYTES: usize = 256 * 1024;
@@ -46,7 +47,9 @@ pub struct Heartbeat {
     /// Size of that state's encoding, for those who fetch it.
     pub state_bytes: u64,
     /// Functions that the sender can run at once.
-    pub capacity: u32,
+    pub functions: u32,
+    /// How long the sender takes for a unit.
+    pub unit_time: UnitTime,
     /// Whether that state is the run's last.
     pub finished: bool,
 }
@@ -158,7 +161,13 @@ mod tests {
 
     fn heartbeat() -> Message {
         let state = StateRef { round: 7, digest: Digest([3; 32]) };
-        Message::Heartbeat(Heartbeat { state, state_bytes: 1 << 20, capacity: 2, finished: false })
+        Message::Heartbeat(Heartbeat {
+            state,
+            state_bytes: 1 << 20,
+            functions: 2,
+            unit_time: UnitTime { us: 1500, from_round: 9 },
+            finished: false,
+        })
     }
 
     #[test]

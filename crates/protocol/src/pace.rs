@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::unit_time::batches;
+
 /// Observations kept: enough for a 95th percentile, few enough to follow a change within a minute.
 const WINDOW: usize = 64;
 
@@ -46,9 +48,9 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Records that `units` units took `elapsed` at a peer with `capacity` functions.
-    pub fn computed(&mut self, elapsed: Duration, units: u32, capacity: u32) {
-        self.batch.push(elapsed / batches(units, capacity));
+    /// Records that `units` units took `elapsed` at a peer with `functions` functions.
+    pub fn computed(&mut self, elapsed: Duration, units: u32, functions: u32) {
+        self.batch.push(elapsed / batches(units, functions));
     }
 
     /// Records the time between an announcement and its payload.
@@ -56,12 +58,12 @@ impl Pace {
         self.transfer.push(elapsed);
     }
 
-    /// When the delivery of `units` units by a peer of `capacity` is overdue: twice the observed 95th
+    /// When the delivery of `units` units by a peer with `functions` functions is overdue: twice the observed 95th
     /// percentiles.
-    pub fn overdue_after(&self, units: u32, capacity: u32) -> Duration {
+    pub fn overdue_after(&self, units: u32, functions: u32) -> Duration {
         let Some(batch) = self.batch.percentile_95() else { return UNKNOWN };
         let transfer = self.transfer.percentile_95().unwrap_or_default();
-        batch.saturating_mul(2 * batches(units, capacity)) + transfer * 2 + SLACK
+        batch.saturating_mul(2 * batches(units, functions)) + transfer * 2 + SLACK
     }
 
     /// How long to wait for messages in flight: before asking for a payload that was announced, or for
@@ -69,10 +71,6 @@ impl Pace {
     pub fn in_flight(&self) -> Duration {
         (self.transfer.percentile_95().unwrap_or_default() * 2).max(IN_FLIGHT)
     }
-}
-
-fn batches(units: u32, capacity: u32) -> u32 {
-    units.max(1).div_ceil(capacity.max(1))
 }
 
 #[cfg(test)]

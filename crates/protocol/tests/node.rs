@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use peerless_protocol::{
     Config, Contribution, Crowd, DatasetSpec, Digest, Effect, EvaluationSpec, Event, Heartbeat, Input, LearningRate,
     Member, Message, Node, PayloadRef, PayloadShape, PeerId, RefusalKind, RoundPlan, RunSpec, SPEC_VERSION,
-    SUSPECT_AFTER, SignedContribution, StateMeta, StateRef, Tally, Time, UnitSet, expected_samples,
+    SUSPECT_AFTER, SignedContribution, StateMeta, StateRef, Tally, Time, UnitSet, UnitTime, expected_samples,
 };
 
 const PAYLOAD_BYTES: u64 = 800;
@@ -56,6 +56,11 @@ fn payload(tag: &str) -> PayloadRef {
     PayloadRef { digest: Digest::of(tag.as_bytes()), bytes: PAYLOAD_BYTES }
 }
 
+/// What a peer says that is at `state`.
+fn heartbeat(state: StateRef) -> Heartbeat {
+    Heartbeat { state, state_bytes: 1000, functions: 1, unit_time: UnitTime::default(), finished: false }
+}
+
 /// A peer (number 0) at state 10 with the peers 1..=others connected and heard.
 struct Bench {
     node: Node,
@@ -67,7 +72,7 @@ impl Bench {
         let config = Config {
             spec: spec(),
             key: key(0),
-            capacity: 1,
+            functions: 1,
             payload: PayloadShape::new(98, 16),
             max_state_bytes: 10_000,
             expected_peers: usize::from(others),
@@ -93,7 +98,7 @@ impl Bench {
     }
 
     fn heartbeat(&mut self, from: u8, state: StateRef) -> Vec<Effect> {
-        self.message(from, Message::Heartbeat(Heartbeat { state, state_bytes: 1000, capacity: 1, finished: false }))
+        self.message(from, Message::Heartbeat(heartbeat(state)))
     }
 
     /// Waits, with the ticks that the node asks for.
@@ -506,7 +511,7 @@ fn the_final_state_is_served_until_the_others_have_it() {
     let last = StateMeta { finished: true, ..meta(state(12)) };
     let effects = bench.feed(Input::StateFetched(last));
     assert!(effects.contains(&Effect::Finished(last)) && !effects.contains(&Effect::Exit));
-    let finished = Heartbeat { state: state(12), state_bytes: 1000, capacity: 1, finished: true };
+    let finished = Heartbeat { finished: true, ..heartbeat(state(12)) };
     assert!(bench.message(1, Message::Heartbeat(finished)).contains(&Effect::Exit));
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use ed25519_dalek::SigningKey;
 use peerless_protocol::{
     Contribution, Digest, Heartbeat, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, PayloadRef, PeerId, RunId,
-    SignedContribution, StateRef, Tally,
+    SignedContribution, StateRef, Tally, UnitTime,
 };
 use serde::Deserialize;
 
@@ -265,7 +265,9 @@ fn oversized(random: &mut Random) -> Wire {
         1 => Message::Members(vec![Member { peer: PeerId([2; 32]), addresses: Vec::new() }; MAX_MEMBERS + 1]).encode(),
         2 => {
             let state = StateRef { round: u64::MAX, digest };
-            let heartbeat = Heartbeat { state, state_bytes: u64::MAX, capacity: u32::MAX, finished: true };
+            let unit_time = UnitTime { us: u32::MAX, from_round: u64::MAX };
+            let functions = u32::MAX;
+            let heartbeat = Heartbeat { state, state_bytes: u64::MAX, functions, unit_time, finished: true };
             Message::Heartbeat(heartbeat).encode()
         }
         _ => {

@@ -85,6 +85,7 @@ pub(super) fn event_record(event: &Event, round: u64, at_us: u64) -> EventRecord
         Event::UnitFailed { unit, peer, cause, .. } => {
             ("unit-failed", json!({ "unit": unit, "peer": peer, "cause": cause }))
         }
+        Event::UnitTime(time) => ("unit-time", json!({ "us": time.us, "from_round": time.from_round })),
         Event::CatchUp { from, to } => ("catch-up", json!({ "from": from, "to": to.round, "digest": to.digest })),
         Event::Divergence { round, own, winner, peer } => {
             ("divergence", json!({ "round": round, "own": own, "winner": winner, "peer": peer }))

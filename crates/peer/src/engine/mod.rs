@@ -161,7 +161,7 @@ async fn run_opened(
     let node_config = Config {
         spec,
         key: identity.signing_key().clone(),
-        capacity: u32::try_from(functions.concurrency()).unwrap_or(u32::MAX),
+        functions: u32::try_from(functions.concurrency()).unwrap_or(u32::MAX),
         payload: format.shape(),
         max_state_bytes,
         expected_peers: options.expected_peers,

@@ -16,6 +16,7 @@ use super::{HEARTBEAT_EVERY, LINGER, Node, Phase};
 use crate::contribution::PayloadRef;
 use crate::pace::Pace;
 use crate::time::Time;
+use crate::unit_time::{Announced, Stopwatch};
 use crate::units::UnitSet;
 
 const ZERO: Time = Time(0);
@@ -29,11 +30,14 @@ impl Node {
         self.next_heartbeat = ZERO + HEARTBEAT_EVERY;
         self.behind_since = self.behind_since.map(|_| ZERO);
         self.pace = Pace::default();
+        self.unit_time = Announced::default();
+        self.stopwatch = Stopwatch::default();
         if matches!(self.phase, Phase::Finished { .. }) {
             self.phase = Phase::Finished { until: ZERO + LINGER };
         }
         for neighbour in self.neighbours.values_mut() {
             neighbour.heard = ZERO;
+            neighbour.unit_time = Announced::default();
             neighbour.probed = None;
             neighbour.doubted_until = rest(neighbour.doubted_until, DOUBT);
         }
@@ -98,6 +102,8 @@ impl Node {
             fetching,
             behind_since,
             pace: _,
+            unit_time: _,
+            stopwatch: _,
             next_heartbeat: _,
             probe_after,
             effects: _,

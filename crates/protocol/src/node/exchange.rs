@@ -77,7 +77,7 @@ impl Node {
             return None;
         };
         let elapsed = self.slowest(units);
-        self.pace.computed(elapsed, units.len(), self.config.capacity);
+        self.pace.computed(elapsed, units.len(), self.config.functions);
         Some(Contribution {
             run: self.run,
             peer: self.me,
@@ -161,7 +161,7 @@ impl Node {
         if contribution.elapsed_us > 0 {
             let elapsed = Duration::from_micros(contribution.elapsed_us).min(MAX_ELAPSED);
             let heartbeat = self.neighbours.get(&from).and_then(|neighbour| neighbour.last);
-            self.pace.computed(elapsed, contribution.units.len(), heartbeat.map_or(1, |last| last.capacity));
+            self.pace.computed(elapsed, contribution.units.len(), heartbeat.map_or(1, |last| last.functions));
         }
     }
 

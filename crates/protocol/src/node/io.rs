@@ -10,6 +10,7 @@ use crate::message::{Member, Message};
 use crate::shard::PayloadShape;
 use crate::spec::RunSpec;
 use crate::state::{StateRef, Tally};
+use crate::unit_time::UnitTime;
 use crate::units::{UnitKind, UnitSet};
 
 /// What a peer starts with.
@@ -20,7 +21,7 @@ pub struct Config {
     /// Signs contributions; its public half is the peer's id.
     pub key: SigningKey,
     /// Functions that this peer can run at once; weighs its share of the units.
-    pub capacity: u32,
+    pub functions: u32,
     /// The form of the run's exact sums.
     pub payload: PayloadShape,
     /// Largest state that is fetched from others, in bytes.
@@ -303,6 +304,8 @@ pub enum Event {
         /// Why.
         cause: String,
     },
+    /// This peer has measured how long it takes for a unit, and tells the others.
+    UnitTime(UnitTime),
     /// This peer is behind and takes a state from others.
     CatchUp {
         /// The round of the own state.

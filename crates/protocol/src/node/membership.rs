@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::io::{Effect, Event, RefusalKind};
 use super::{Neighbour, Node, Phase};
-use crate::assignment::Capacities;
+use crate::assignment::{Capacities, Capacity};
 use crate::ids::PeerId;
 use crate::message::{Heartbeat, MAX_ADDRESSES, MAX_MEMBERS, Member, Message};
 use crate::mutant::Mutant;
 use crate::time::Time;
+use crate::unit_time::{Announced, UnitTime, speed};
 
 /// How often a peer says that it lives. Also how long a new state can stay unknown to a peer that
 /// missed its announcement.
@@ -47,11 +48,26 @@ impl Node {
             let current = |last| if sparse { neighbour.current } else { near(last) };
             !neighbour.suspected && neighbour.last.is_some_and(current)
         };
+        let round = self.state.state.round;
+        // In a crowd few hear of an announcement in time, and shares that peers do not agree on cost more than they
+        // save.
+        let unit_time = |announced: &Announced| if sparse { 0 } else { announced.at(round) };
         let others = self.neighbours.iter().filter(|(_, neighbour)| usable(neighbour));
-        let capacity = |neighbour: &Neighbour| neighbour.last.map_or(1, |last| last.capacity);
-        let mut view: Capacities = others.map(|(peer, neighbour)| (*peer, capacity(neighbour))).collect();
-        view.insert(self.me, self.config.capacity);
-        view
+        let functions = |neighbour: &Neighbour| neighbour.last.map_or(1, |last| last.functions);
+        let mut peers: Vec<(PeerId, u32, u32)> =
+            others.map(|(peer, other)| (*peer, functions(other), unit_time(&other.unit_time))).collect();
+        peers.push((self.me, self.config.functions, unit_time(&self.unit_time)));
+        let fastest = peers.iter().map(|(.., us)| *us).filter(|us| *us > 0).min().unwrap_or_default();
+        let capacity = |functions, us| Capacity { functions, speed: speed(us, fastest) };
+        peers.into_iter().map(|(peer, functions, us)| (peer, capacity(functions, us))).collect()
+    }
+
+    /// Announces how long a unit takes here, with the next heartbeat.
+    pub(super) fn announce_unit_time(&mut self, new: Option<UnitTime>) {
+        if let Some(new) = new {
+            self.unit_time.take(new);
+            self.emit(Effect::Record(Event::UnitTime(new)));
+        }
     }
 
     pub(super) fn connected(&mut self, now: Time, member: Member) {
@@ -68,6 +84,7 @@ impl Node {
             current: false,
             told_members,
             last: None,
+            unit_time: Announced::default(),
             suspected: false,
             doubted_until: Time(0),
         };
@@ -125,6 +142,7 @@ impl Node {
             return;
         }
         neighbour.last = Some(heartbeat);
+        neighbour.unit_time.take(heartbeat.unit_time);
         let current = heartbeat.state.round + 1 >= self.state.state.round;
         let fell_behind = std::mem::replace(&mut neighbour.current, current) && !current;
         if fell_behind && self.round.sharding.active {
@@ -167,7 +185,8 @@ impl Node {
         Heartbeat {
             state: self.state.state,
             state_bytes: self.state.bytes,
-            capacity: self.config.capacity,
+            functions: self.config.functions,
+            unit_time: self.unit_time.last(),
             finished: self.state.finished,
         }
     }

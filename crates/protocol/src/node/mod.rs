@@ -25,12 +25,14 @@ pub use footprint::Footprint;
 pub use io::{Config, Crowd, Effect, Event, Input, RefusalKind, StateMeta, StopReason};
 pub use membership::{HEARTBEAT_EVERY, SUSPECT_AFTER};
 
+use crate::assignment::Capacity;
 use crate::contribution::{ContributionError, PayloadRef, SignedContribution};
 use crate::ids::{Digest, PeerId, RunId};
 use crate::message::{Heartbeat, Message};
 use crate::pace::Pace;
 use crate::state::StateRef;
 use crate::time::Time;
+use crate::unit_time::{Announced, Stopwatch};
 use crate::units::UnitSet;
 use round::Round;
 
@@ -48,6 +50,7 @@ struct Neighbour {
     /// Whether it was given the list of members.
     told_members: bool,
     last: Option<Heartbeat>,
+    unit_time: Announced,
     suspected: bool,
     /// Its newest state could not be had: until then it does not count as being ahead.
     doubted_until: Time,
@@ -98,6 +101,9 @@ pub struct Node {
     fetching: Option<Fetching>,
     behind_since: Option<Time>,
     pace: Pace,
+    /// How long a unit takes here, as announced.
+    unit_time: Announced,
+    stopwatch: Stopwatch,
     next_heartbeat: Time,
     /// Whom to probe next: the first peer after this one.
     probe_after: PeerId,
@@ -113,7 +119,7 @@ impl Node {
     pub fn new(config: Config, state: StateMeta, addresses: Vec<SocketAddr>, now: Time) -> Self {
         let me = PeerId(config.key.verifying_key().to_bytes());
         let run = config.spec.id();
-        let alone = BTreeMap::from([(me, config.capacity)]);
+        let alone = BTreeMap::from([(me, Capacity::even(config.functions))]);
         let round = Round::new(&config.spec, &config.payload, &config.crowd, state.state, now, &alone);
         let phase = if state.finished { Phase::Finished { until: now + LINGER } } else { Phase::Gathering };
         let gather_until = now + config.gather_at_most;
@@ -134,6 +140,8 @@ impl Node {
             fetching: None,
             behind_since: None,
             pace: Pace::default(),
+            unit_time: Announced::default(),
+            stopwatch: Stopwatch::default(),
             next_heartbeat: now,
             probe_after: me,
             effects: Vec::new(),

@@ -273,8 +273,8 @@ impl Round {
         let order = ranking(&self.from.digest, unit, view);
         let place = order.iter().filter(|peer| **peer != debt.peer).position(|peer| peer == me)?;
         let load = self.owed_by(&debt.peer).len();
-        let capacity = view.get(&debt.peer).copied().unwrap_or(1);
-        let wait: Duration = pace.overdue_after(load, capacity);
+        let functions = view.get(&debt.peer).map_or(1, |capacity| capacity.functions);
+        let wait: Duration = pace.overdue_after(load, functions);
         Some(debt.since + wait.saturating_mul(place as u32 + 1))
     }
 

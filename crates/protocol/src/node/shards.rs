@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::io::{Effect, Event};
 use super::round::Entry;
 use super::{Node, Phase};
-use crate::assignment::{Capacities, assign, ranking};
+use crate::assignment::{Capacities, Capacity, assign, ranking};
 use crate::contribution::{Contribution, PayloadRef, SignedContribution};
 use crate::cover::{disjoint_choice, exact_cover};
 use crate::ids::{Digest, PeerId};
@@ -110,7 +110,9 @@ impl Sharding {
         bytes.extend(from.digest.0);
         let seed = Digest::of(&bytes);
         let all: UnitSet = (0..shards).collect();
-        let first = if active { assign(&seed, &all, view) } else { BTreeMap::new() };
+        // Adding up is not what functions do: however fast they are, shards are dealt out by their number.
+        let even = view.iter().map(|(peer, capacity)| (*peer, Capacity::even(capacity.functions))).collect();
+        let first = if active { assign(&seed, &all, &even) } else { BTreeMap::new() };
         let owners = (0..shards).map(|shard| first.get(&shard).copied()).collect();
         Self {
             active,

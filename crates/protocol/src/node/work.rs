@@ -19,12 +19,16 @@ impl Node {
     pub(super) fn begin_round(&mut self, now: Time) {
         self.phase = Phase::Working;
         self.gather_until = now;
+        self.measure_the_overtaken(now);
         let view = self.view();
         self.drop_stale_payloads();
         let Config { spec, payload, crowd, .. } = &self.config;
         self.round = Round::new(spec, payload, crowd, self.state.state, now, &view);
         self.emit(Effect::BeginRound { from: self.round.from });
         let owned = self.round.owed_by(&self.me);
+        let (round, announced) = (self.round.from.round, self.unit_time.last());
+        let idle = self.stopwatch.round_began(!owned.is_empty(), round, announced);
+        self.announce_unit_time(idle);
         self.compute(now, &owned);
         if !owned.is_empty() {
             self.round.groups.push(owned);
@@ -202,7 +206,34 @@ impl Node {
         let (complete, open) = groups.into_iter().partition(|group| group.is_subset(&computed));
         self.round.groups = open;
         for units in complete {
+            self.measure(&units, self.slowest(&units));
             if self.round.sharding.active { self.sum_shards(now, units) } else { self.sum(now, units) }
+        }
+    }
+
+    /// Learns how long a unit takes here. Only gradients count: a round with evaluations says nothing about others.
+    fn measure(&mut self, units: &UnitSet, elapsed: Duration) {
+        if units.iter().all(|unit| self.round.plan.kind(unit) == UnitKind::Gradient) {
+            let functions = self.config.functions;
+            let (round, announced) = (self.round.from.round, self.unit_time.last());
+            let new = self.stopwatch.measured(elapsed, units.len(), functions, round, announced);
+            self.announce_unit_time(new);
+        }
+    }
+
+    /// Units that others were done with first take at least as long as they were under way. Without these a peer
+    /// that is always overtaken would never learn how slow it is.
+    fn measure_the_overtaken(&mut self, now: Time) {
+        for units in std::mem::take(&mut self.round.groups) {
+            let since = |unit| match self.round.own.get(&unit) {
+                Some(Own::Computing { since }) => Some(*since),
+                _ => None,
+            };
+            let elapsed = units.iter().filter_map(since).min().map(|since| now.since(since)).unwrap_or_default();
+            let functions = self.config.functions;
+            if self.stopwatch.would_be_slow(elapsed, units.len(), functions, self.unit_time.last()) {
+                self.measure(&units, elapsed);
+            }
         }
     }
 

@@ -19,7 +19,7 @@ use crate::adversary::AttackKind;
 use crate::invariants::STALL;
 
 /// The scenarios that are built in, by name. The first one is the default.
-const BUILT_IN: [(&str, &str); 10] = [
+const BUILT_IN: [(&str, &str); 11] = [
     ("mixed", include_str!("../../scenarios/mixed.toml")),
     ("calm", include_str!("../../scenarios/calm.toml")),
     ("crashes", include_str!("../../scenarios/crashes.toml")),
@@ -28,6 +28,7 @@ const BUILT_IN: [(&str, &str); 10] = [
     ("storm-of-joins", include_str!("../../scenarios/storm-of-joins.toml")),
     ("last-one-standing", include_str!("../../scenarios/last-one-standing.toml")),
     ("slow-functions", include_str!("../../scenarios/slow-functions.toml")),
+    ("unequal-peers", include_str!("../../scenarios/unequal-peers.toml")),
     ("adversary", include_str!("../../scenarios/adversary.toml")),
     ("scale", include_str!("../../scenarios/scale.toml")),
 ];

@@ -78,7 +78,7 @@ impl World {
         let config = Config {
             spec: self.reference.spec().clone(),
             key: self.peers[peer].key.clone(),
-            capacity: self.peers[peer].pool.capacity(),
+            functions: self.peers[peer].pool.capacity(),
             payload: self.reference.shape(),
             max_state_bytes: MAX_STATE_BYTES,
             expected_peers: expected,

@@ -82,6 +82,10 @@ impl World {
             Event::UnitFailed { unit, peer: at, cause, .. } => {
                 format!("unit {unit} failed at {}: {cause}", self.name(at))
             }
+            Event::UnitTime(time) => {
+                let ms = f64::from(time.us) / 1000.0;
+                format!("takes {ms:.1} ms for a unit, which counts from round {} on", time.from_round)
+            }
             Event::CatchUp { from, to } => {
                 format!("is behind at round {from}: takes the state of round {}", to.round)
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use peerless_protocol::{
     Config, Crowd, DatasetSpec, Digest, EvaluationSpec, Heartbeat, LearningRate, Mutant, Node, PayloadRef, PeerId,
-    RunSpec, SPEC_VERSION, StateMeta, StateRef, Time,
+    RunSpec, SPEC_VERSION, StateMeta, StateRef, Time, UnitTime,
 };
 
 use crate::network::{Network, Order};
@@ -141,7 +141,7 @@ impl Peers {
         let config = Config {
             spec: self.spec.clone(),
             key: self.keys[usize::from(peer)].clone(),
-            capacity: 1,
+            functions: 1,
             payload: PAYLOAD,
             max_state_bytes: 10_000,
             expected_peers: usize::from(self.count) - 1,
@@ -172,7 +172,7 @@ impl Peers {
     /// What a peer that has `state` says of itself from time to time.
     pub fn heartbeat(&self, state: StateRef) -> Heartbeat {
         let StateMeta { state, bytes, finished } = self.symbols.meta(state);
-        Heartbeat { state, state_bytes: bytes, capacity: 1, finished }
+        Heartbeat { state, state_bytes: bytes, functions: 1, unit_time: UnitTime::default(), finished }
     }
 
     /// Whether a payload is of a round before `round`, so that a peer which is there has no use for it. Mutants may
