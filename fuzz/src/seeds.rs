@@ -5,7 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use peerless_peer::ticket::{JoinSecret, Ticket};
-use peerless_protocol::function::{FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work};
+use peerless_protocol::function::{
+    FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work,
+};
 use peerless_protocol::{Digest, Heartbeat, Member, Message, PeerId, StateRef, Tally, UnitKind, UnitSet, UnitTime};
 use peerless_store::{Checkpoints, PayloadFormat, export};
 
@@ -132,7 +134,8 @@ fn reports() -> Vec<Vec<u8>> {
         Ok(Output::Initialised { layout: fixtures::layout(), digest, fingerprint: digest }),
         Err(Failure { kind: FailureKind::Input, message: "no such file".into() }),
     ];
-    let report = |outcome| Report { invocation: 7, outcome, duration_us: 10, peak_memory_bytes: 20, cold: false };
+    let report =
+        |outcome| Report { invocation: 7, outcome, duration_us: 10, peak_memory_bytes: 20, cold: false, reads: None };
     outcomes.into_iter().map(|outcome| serde_json::to_vec(&report(outcome)).unwrap()).collect()
 }
 
