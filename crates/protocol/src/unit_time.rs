@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::assignment::EVEN_SPEED;
 
-/// Times kept. Few, so that a change is soon seen; the median of them ignores one straggler or cold start.
-const WINDOW: usize = 5;
+/// Times kept, of which the median counts. Half as many change it, so stragglers do not, nor what the scheduler of a busy
+/// machine does: with four peers on two cores a run of 400 rounds had 36 announcements of 5 times, and 12 of 15.
+const WINDOW: usize = 15;
 
 /// Times before anything is said.
 const ENOUGH: usize = 3;
@@ -169,9 +170,10 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_becomes_slower_says_so_after_three_units() {
-        let times = [10, 10, 10, 10, 10, 80, 80, 80, 80];
-        assert_eq!(announcements(&mut Stopwatch::default(), UNKNOWN, &times)[5..], [10, 10, 80, 80]);
+    fn a_peer_that_becomes_slower_says_so_after_eight_units() {
+        let times = [[10; WINDOW], [80; WINDOW]].concat();
+        let said = announcements(&mut Stopwatch::default(), UNKNOWN, &times);
+        assert_eq!(said.iter().position(|ms| *ms == 80), Some(WINDOW + 7));
     }
 
     #[test]
