@@ -36,7 +36,11 @@ pub(crate) fn verify_for(spec: &RunSpec) -> anyhow::Result<()> {
 
 /// The model and its dataset, which must fit together.
 pub(crate) fn trainer(model: &str, dataset: &str) -> anyhow::Result<Trainer> {
-    let build = || Trainer::new(Model::named(model)?, datasets::Dataset::open(dataset, &default_dir())?);
+    let build = || {
+        let opened = datasets::Dataset::open(dataset, &default_dir())?;
+        let model = Model::fitting(model, opened.info().shape, opened.info().classes)?;
+        Trainer::new(model, opened)
+    };
     build().map_err(|error| match error {
         TrainingError::Dataset(error) => pull_hint(error, dataset),
         TrainingError::UnknownModel { .. } | TrainingError::Mismatch { .. } => advised(error, code::USAGE, None),

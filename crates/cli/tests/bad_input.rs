@@ -19,8 +19,16 @@ fn refused(arguments: &[&str], code: i32, parts: &[&str]) {
 
 #[test]
 fn what_is_unknown_or_out_of_range_is_refused_by_name() {
-    refused(&["train", "--model", "lenet6"], 2, &["error: model \"lenet6\" is unknown, use one of lenet5"]);
-    refused(&["train", "--dataset", "mnits"], 2, &["error: dataset \"mnits\" is unknown, use one of mnist"]);
+    refused(
+        &["train", "--model", "lenet6"],
+        2,
+        &["error: model \"lenet6\" is unknown, use one of lenet5, squeezenet1.1, mobilenet-v3-small, resnet18"],
+    );
+    refused(
+        &["train", "--dataset", "mnits"],
+        2,
+        &["error: dataset \"mnits\" is unknown, use one of mnist, fashion-mnist, cifar10"],
+    );
     refused(&["train", "--optimizer", "lion"], 2, &["lion", "nesterov"]);
     refused(&["train", "--units-per-round", "0"], 2, &["units_per_round is 0"]);
     refused(&["train", "--batch-size", "70000"], 2, &["samples_per_unit is 70000"]);

@@ -155,7 +155,7 @@ pub(crate) fn unsupported_version(found: u16) -> Failure {
 
 fn initialise(spec: &RunSpec, places: &mut Places, output: &Place) -> Result<Output, Failure> {
     let build = || {
-        let mut model = Model::named(&spec.model)?;
+        let mut model = Model::of(spec)?;
         let fingerprint = model.fingerprint()?;
         let values = model.initial_values(spec.seed)?;
         Ok((model.layout().clone(), values, fingerprint))
@@ -199,8 +199,8 @@ fn warm_trainer<'a>(
 }
 
 fn cold_trainer(data_dir: &Path, spec: &RunSpec, files: Option<RemoteFiles>) -> Result<Trainer, TrainingError> {
-    let model = Model::named(&spec.model)?;
     // An unknown dataset is reported as such even where there is no data at all.
+    let model = Model::of(spec)?;
     let name = dataset(&spec.dataset.name)?.name;
     // Files of this machine are preferred: nothing has to be moved.
     let dataset = match (Dataset::open(name, data_dir), files) {

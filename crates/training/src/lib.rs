@@ -13,12 +13,14 @@
 //! # Adding a model
 //!
 //! Implement [`Network`] for a Burn module. [`Model::from_network`] gives it the flat vector that
-//! peers exchange, with initial parameters and buffers; [`Trainer`] does the rest.
+//! peers exchange, with initial parameters and buffers; [`Trainer`] does the rest. Weights of another program come in
+//! by [`Model::import`].
 
 pub mod baseline;
 pub mod datasets;
 mod error;
 mod flat;
+mod import;
 mod initial;
 mod loss;
 mod models;
@@ -26,5 +28,9 @@ mod trainer;
 
 pub use burn;
 pub use error::TrainingError;
-pub use models::{LeNet5, Model, ModelInfo, Network, models};
+pub use import::ImportError;
+pub use models::{
+    DenseNet121, Initialisation, LeNet5, MobileNetV3Small, Model, ModelInfo, Network, ResNet18, SqueezeNet, Vgg11,
+    model, models,
+};
 pub use trainer::{OwnThreads, Trainer, UnitGradient, use_own_threads, use_threads};

@@ -9,7 +9,7 @@ use peerless_functions::prices::{Money, Price};
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
 use peerless_peer::status::unix_us;
 use peerless_peer::ticket::JoinSecret;
-use peerless_training::Model;
+use peerless_training::model;
 
 use crate::cost::{self, Bill, Projection};
 use crate::failure::{Advise, advised, code};
@@ -122,7 +122,7 @@ fn create(args: &TrainArgs) -> anyhow::Result<(RunDirectory, Vec<Peer>)> {
 
 /// Makes the directory of the run that the flags describe. The dataset is pulled if it is not here.
 pub(crate) fn create_run(args: &SpecArgs, directory: Option<&Path>) -> anyhow::Result<RunDirectory> {
-    Model::named(args.model()).code(code::USAGE)?;
+    model(args.model()).code(code::USAGE)?;
     let dataset = data::named(args.dataset())?;
     let spec = args.spec(dataset.spec())?;
     if let Some(Err(error @ (RunDirectoryError::Newer { .. } | RunDirectoryError::Damaged { .. }))) =

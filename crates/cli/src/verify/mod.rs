@@ -68,7 +68,7 @@ impl Evidence {
     /// Looks what there is of a run.
     pub(crate) fn gather(run: &RunDirectory) -> anyhow::Result<Self> {
         let spec = run.spec().clone();
-        let layout = Model::named(&spec.model)?.layout().clone();
+        let layout = Model::of(&spec)?.layout().clone();
         let format = PayloadFormat::new(&spec, &layout)?;
         let mut peers = Vec::new();
         for (name, directory) in run.peers()? {

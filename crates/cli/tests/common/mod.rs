@@ -245,6 +245,13 @@ impl Running {
         Ended { code, stdout: fs::read_to_string(&self.stdout).unwrap(), stderr: self.stderr() }
     }
 
+    /// Whether the command has not ended yet.
+    pub fn is_running(&self) -> bool {
+        let state = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        // The state is behind the name, which is in brackets; Z is a process that has ended and was not waited for.
+        state.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();

@@ -15,6 +15,7 @@ pub(super) const INFO: ModelInfo = ModelInfo {
     input: [1, 28, 28],
     classes: 10,
     parameters: 61_706,
+    buffers: 0,
 };
 
 /// Two convolutions and three linear layers: 61,706 parameters for 1x28x28 images and 10 classes.

@@ -63,7 +63,7 @@ struct Least {
 
 impl Least {
     fn of(spec: &RunSpec) -> anyhow::Result<Self> {
-        let vector = 4 * Model::named(&spec.model)?.layout().elements();
+        let vector = 4 * Model::of(spec)?.layout().elements();
         let info = datasets::dataset(&spec.dataset.name)?;
         // A sample and its label.
         let sample = info.shape.iter().product::<usize>() as u64 + 1;
