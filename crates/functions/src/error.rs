@@ -152,7 +152,7 @@ pub enum InvokeError {
         reason: String,
     },
     /// The platform wants fewer calls.
-    #[error("{function} is busy{}", retry_after.map_or(String::new(), |pause| format!("; it asks for a pause of {pause:?}")))]
+    #[error("{function} is busy{}", asked_pause(*retry_after))]
     Throttled {
         /// Which one.
         function: FunctionName,
@@ -223,6 +223,12 @@ pub enum InvokeError {
     /// The function itself reported that the task failed.
     #[error("the function reported a failure: {}", .0.message)]
     Reported(Failure),
+}
+
+/// What a busy platform asks for, if it asks for anything.
+fn asked_pause(retry_after: Option<Duration>) -> String {
+    let pause = retry_after.filter(|pause| !pause.is_zero());
+    pause.map_or(String::new(), |pause| format!("; it asks for a pause of {pause:?}"))
 }
 
 impl InvokeError {
