@@ -203,6 +203,16 @@ fn the_exported_model_is_evaluated_as_in_training() {
 }
 
 #[test]
+fn a_peer_that_is_killed_and_started_again_goes_on_from_its_own_state() {
+    let place = Workplace::for_training();
+    place.train(&["--peers", "2", "--rounds", ROUNDS, "--run-dir", "run", "--fault", "restart:1@40"]);
+    let log = fs::read_to_string(place.path().join("run/peers/1/peer.log")).unwrap();
+    let starts = log.lines().filter_map(|line| line.split_once(" state round=")?.1.split(' ').next()?.parse().ok());
+    let starts: Vec<u64> = starts.collect();
+    assert!(matches!(starts[..], [0, again] if again >= 30), "it started from the states of {starts:?}\n{log}");
+}
+
+#[test]
 fn the_summary_has_all_documented_fields() {
     let place = Workplace::for_training();
     let summary = place.train(&["--peers", "1", "--rounds", "2", "--seed", "9"]);
