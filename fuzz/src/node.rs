@@ -6,11 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
-use peerless_protocol::{
-    Config, Contribution, Crowd, Digest, Effect, Heartbeat, Input, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message,
-    Node, PayloadRef, PeerId, RoundPlan, RunSpec, SignedContribution, StateMeta, StateRef, Tally, Time, UnitKind,
-    UnitSet, UnitTime, expected_samples,
-};
+use peerless_protocol::{Config, Contribution, Crowd, Digest, Effect, Heartbeat, Input, MAX_MEMBERS, MAX_MESSAGE_BYTES, Member, Message, Node, PayloadRef, PeerId, RoundPlan, RunSpec, SignedContribution, StateMeta, StateRef, Tally, Time, UnitKind, UnitSet, UnitTime, expected_samples, Membership};
 
 use crate::fixtures::{self, PAYLOAD};
 
@@ -81,6 +77,7 @@ impl Driven {
             max_state_bytes: 10_000,
             expected_peers: 1,
             gather_at_most: Duration::from_secs(5),
+            membership: Membership::Open,
             crowd,
         };
         let meta = StateMeta { state: state(0, 0), bytes: 1000, finished: false };
@@ -301,6 +298,7 @@ impl Driven {
                 self.owed.push(effect);
             }
             Effect::DropPayloads(digests) => self.held.retain(|payload| !digests.contains(&payload.digest)),
+            Effect::PushState { .. } => panic!("pushes a state, which only servers do"),
             Effect::Connect(member) => assert_ne!(member.peer, self.node.id(), "dials itself"),
             Effect::FetchPayload { .. }
             | Effect::BeginRound { .. }

@@ -69,6 +69,7 @@ fn messages() -> Vec<Vec<u8>> {
         Message::Leaving,
         Message::SpecWanted,
         Message::Spec(fixtures::spec().encode()),
+        Message::Work { from: state(4), state_bytes: 1000, units: units(&[0, 1]) },
     ];
     messages.iter().map(Message::encode).collect()
 }

@@ -43,7 +43,11 @@ pub(crate) fn trainer(model: &str, dataset: &str) -> anyhow::Result<Trainer> {
     };
     build().map_err(|error| match error {
         TrainingError::Dataset(error) => pull_hint(error, dataset),
-        TrainingError::UnknownModel { .. } | TrainingError::Mismatch { .. } => advised(error, code::USAGE, None),
+        TrainingError::UnknownModel { .. } => {
+            let hint = "only the models of `peerless models` can be computed here";
+            advised(error, code::USAGE, Some(hint.to_owned()))
+        }
+        TrainingError::Mismatch { .. } => advised(error, code::USAGE, None),
         error => error.into(),
     })
 }

@@ -22,6 +22,8 @@ pub(crate) mod code {
     pub(crate) const NOT_VERIFIED: u8 = 8;
     /// The budget pays for no further round.
     pub(crate) const BUDGET: u8 = 9;
+    /// A worker was lost of which all are needed.
+    pub(crate) const WORKER_LOST: u8 = 10;
     /// Ctrl-C or SIGTERM.
     pub(crate) const INTERRUPTED: u8 = 130;
 }
@@ -39,6 +41,7 @@ Exit codes:
   7    a simulated run violated an invariant
   8    a run did not pass verification
   9    the budget is used up before the run is over
+  10   another worker of an all-reduce was lost (`peer start` only)
   130  interrupted";
 
 /// An error with an exit code and a hint. Its text and its causes are those of the error inside.

@@ -1,16 +1,22 @@
 //! The `peerless` command: trains one model on many peers with no server in the middle.
 
 mod commands;
+mod compare;
 mod cost;
 mod data;
+mod ending;
+mod exchange;
 mod failure;
 mod functions;
 mod gradient_store;
 mod logging;
+mod lost_work;
+mod model;
 mod output;
+mod place;
 mod plan;
 mod prices;
-mod process;
+mod projection;
 mod runs;
 mod spec;
 #[cfg(feature = "s3")]
@@ -28,7 +34,9 @@ Examples:
   peerless train --help               everything that can be set
   peerless status                     the newest run
   peerless plan                       what time and money it would take with more functions
+  peerless project                    which architecture wins at how many peers, with which failures
   peerless cost --as lambda-x86:1769  what it would have cost on AWS Lambda
+  peerless compare experiments/2-worker-dies.toml
   peerless export -o model.safetensors
   peerless eval model.safetensors";
 
@@ -49,10 +57,16 @@ enum Command {
     Peer(Box<commands::peer::PeerArgs>),
     /// Show what the peers of a run are doing
     Status(commands::status::StatusArgs),
+    /// Show a run on a local web page while it trains, and as metrics
+    Dashboard(commands::dashboard::DashboardArgs),
     /// Show what a run costs, and what of that was of no use
     Cost(commands::cost::CostArgs),
     /// Predict time and cost on other numbers of peers, functions and memory, or hold a run against it
     Plan(Box<commands::plan::PlanArgs>),
+    /// Run a matrix of topologies, faults and sizes, and say what each costs and survives
+    Compare(commands::compare::CompareArgs),
+    /// Project time and cost of architectures that do not fit on this machine, and say where which one wins
+    Project(Box<commands::project::ProjectArgs>),
     /// Check a run from its ledgers and states, and recompute parts of it
     Verify(commands::verify::VerifyArgs),
     /// List the runs on this machine, or show one
@@ -87,8 +101,11 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(*args),
         Command::Peer(args) => commands::peer::run(*args),
         Command::Status(args) => commands::status::run(&args),
+        Command::Dashboard(args) => commands::dashboard::run(args),
         Command::Cost(args) => commands::cost::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
+        Command::Project(args) => commands::project::run(&args),
         Command::Verify(args) => commands::verify::run(&args),
         Command::Runs(args) => commands::runs::run(&args),
         Command::Export(args) => commands::export::run(&args),

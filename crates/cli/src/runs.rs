@@ -3,45 +3,15 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+pub(crate) use peerless_peer::local::{LocalPeer, PEER_COMMAND};
 use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
-use peerless_peer::status::{PeerStatus, Phase};
 use peerless_protocol::{PeerId, RunSpec};
 use peerless_store::{Checkpoint, Checkpoints, DEFAULT_KEPT_CHECKPOINTS, Ledger, checkpoints_path, ledger_path};
 
 use crate::failure::{Advise, advised, code};
-use crate::process;
 
 /// Where runs are put and looked for, below the working directory.
 pub(crate) const RUNS: &str = "runs";
-
-/// The subcommand that a peer's process runs.
-pub(crate) const PEER_COMMAND: &str = "peer";
-
-/// A peer of a run as its directory shows it.
-#[derive(Debug)]
-pub(crate) struct LocalPeer {
-    pub(crate) name: String,
-    pub(crate) directory: PathBuf,
-    /// What it said last; `None` if it never said anything.
-    pub(crate) status: Option<PeerStatus>,
-    /// Whether its process lives.
-    pub(crate) alive: bool,
-}
-
-impl LocalPeer {
-    /// What a person is told about where it is: a process that is gone cannot be training.
-    pub(crate) fn phase(&self) -> &'static str {
-        match self.status.as_ref().map(|status| status.phase) {
-            None => "unknown",
-            Some(Phase::Finished) => "finished",
-            Some(Phase::Left) => "left",
-            Some(Phase::Failed) => "failed",
-            Some(Phase::Starting | Phase::Training) if !self.alive => "dead",
-            Some(Phase::Starting) => "starting",
-            Some(Phase::Training) => "training",
-        }
-    }
-}
 
 /// Opens the run directory that was named, else the newest one below [`RUNS`].
 pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<RunDirectory> {
@@ -101,13 +71,8 @@ pub(crate) fn default_directory(spec: &RunSpec) -> PathBuf {
 
 /// The peers that were started in a run directory.
 pub(crate) fn peers(run: &RunDirectory) -> anyhow::Result<Vec<LocalPeer>> {
-    let mut peers = Vec::new();
-    for (name, directory) in run.peers()? {
-        let status = PeerStatus::read(&directory)?;
-        let alive = status.as_ref().is_some_and(|status| process::is_alive(status.pid, PEER_COMMAND));
-        peers.push(LocalPeer { name, directory, status, alive });
-    }
-    Ok(peers)
+    let peers = run.peers()?.into_iter();
+    peers.map(|(name, directory)| Ok(LocalPeer::read(name, directory)?)).collect()
 }
 
 /// The newest state that any peer of a run has on disk for good.
@@ -139,6 +104,8 @@ pub(crate) struct PeerTotals {
     pub(crate) failed: u64,
     pub(crate) retried: u64,
     pub(crate) refused: u64,
+    /// Largest resident set of a function, in bytes.
+    pub(crate) function_memory: u64,
 }
 
 /// Reads a peer's totals from its ledger, which survives what its process does not.
@@ -153,5 +120,11 @@ pub(crate) fn totals(directory: &Path, peer: &PeerId) -> anyhow::Result<PeerTota
         failed: invocations.failed,
         retried: invocations.retried,
         refused: ledger.refused()?,
+        function_memory: invocations.peak_memory_bytes,
     })
+}
+
+/// Contributions of a peer to the rounds in another one's ledger.
+pub(crate) fn contributions(directory: &Path, of: &PeerId) -> anyhow::Result<u64> {
+    Ok(Ledger::open_read_only(&ledger_path(directory))?.accepted_contributions(of)?)
 }

@@ -84,6 +84,11 @@ impl SpecArgs {
         Self { rounds: Some(rounds), evaluate_every: Some(evaluate_every), ..Self::default() }
     }
 
+    /// The default run with another model, and no more gradients at a time than a model of half a gigabyte allows.
+    pub(crate) fn for_measuring(model: &str) -> Self {
+        Self { model: Some(model.to_owned()), units_per_round: Some(2), ..Self::default() }
+    }
+
     /// The same with a seed.
     pub(crate) fn seeded(self, seed: u64) -> Self {
         Self { seed: Some(seed), ..self }

@@ -15,7 +15,8 @@ use std::thread;
 use std::time::Duration;
 
 use common::servers::{Server, TOKEN, train_with};
-use common::{Workplace, same_state};
+use common::{Workplace, same_state, undisturbed};
+use peerless_store::{Ledger, ledger_path};
 use weed::{BUCKET, KEY, READER, SECRET, Weed};
 
 /// A training with the servers and the bucket.
@@ -149,4 +150,75 @@ fn a_bucket_and_a_gateway_are_one_too_many() {
     place.run(&gateway).failed(2, &["--bucket", "--gateway"]);
     place.run(&["train", "--bucket", "models"]).failed(2, &["s3://NAME/PREFIX"]);
     place.run(&["train", "--bucket-region", "eu-central-1"]).failed(2, &["--bucket"]);
+}
+
+/// A training whose peers give their sums to each other through the bucket.
+fn exchanging(place: &Workplace, weed: &Weed, more: &[&str]) -> Command {
+    let (bucket, endpoint) = (format!("s3://{BUCKET}/runs"), weed.endpoint());
+    let flags = ["train", "--json", "--run-dir", "run", "--exchange", &bucket, "--exchange-endpoint", &endpoint];
+    let mut command = place.command(&[&flags[..], more].concat());
+    command.env("AWS_ACCESS_KEY_ID", KEY).env("AWS_SECRET_ACCESS_KEY", SECRET).env("AWS_REGION", "us-east-1");
+    command
+}
+
+/// What the peers of the run asked of the bucket: writes and reads.
+fn exchanged(place: &Workplace, peers: &[&str]) -> (u64, u64) {
+    let mut sum = (0, 0);
+    for peer in peers {
+        let ledger = Ledger::open_read_only(&ledger_path(&place.path().join("run/peers").join(peer))).unwrap();
+        for event in ledger.events_of("exchange", u32::MAX).unwrap() {
+            let detail: serde_json::Value = serde_json::from_str(&event.detail).unwrap();
+            sum.0 += detail["puts"].as_u64().unwrap();
+            sum.1 += detail["gets"].as_u64().unwrap();
+        }
+    }
+    sum
+}
+
+#[test]
+fn peers_that_give_their_sums_to_each_other_through_a_bucket_train_the_same_state() {
+    const RUN: [&str; 2] = ["--rounds", "40"];
+    let place = Workplace::for_training();
+    let Some(weed) = Weed::start() else { return };
+    let more = ["--peers", "3", "--bucket-price", "s3", "--fault", "kill:2@20"];
+    let summary = place.start(exchanging(&place, &weed, &[&RUN[..], &more].concat())).wait().json();
+    assert_eq!(summary["state_digest"], undisturbed(&RUN), "{summary:#}");
+    let (puts, gets) = exchanged(&place, &["1", "2", "3"]);
+    // Until round 20 each of three peers writes one sum and reads two; whoever has no units in a round writes none.
+    assert!(puts >= 40 && gets >= 80, "{puts} writes, {gets} reads");
+    let bill = place.run(&["cost", "run", "--json"]).json();
+    let dollars: f64 = bill["total"]["peer_usd"].as_str().unwrap().parse().unwrap();
+    let expected = puts as f64 * 0.005 / 1000.0 + gets as f64 * 0.0004 / 1000.0;
+    assert!((dollars / expected - 1.0).abs() < 1e-6, "{dollars}, not {expected}: {bill:#}");
+    // Nobody has cleaned up after the one that was killed.
+    let killed = summary["peers"][1]["id"].as_str().unwrap();
+    let left = weed.objects();
+    assert!(left.len() <= 8 && left.keys().all(|key| key.contains(killed)), "{left:?}");
+    tells_no_secret(place.path());
+}
+
+#[test]
+fn workers_of_an_all_reduce_scatter_and_reduce_through_a_bucket() {
+    const RUN: [&str; 2] = ["--rounds", "20"];
+    let place = Workplace::for_training();
+    let Some(weed) = Weed::start() else { return };
+    let more = ["--peers", "3", "--topology", "all-reduce"];
+    same_state(place.start(exchanging(&place, &weed, &[&RUN[..], &more].concat())), &RUN);
+    let (puts, gets) = exchanged(&place, &["1", "2", "3"]);
+    // More than one sum each: shards go to their owners, and their totals to all.
+    assert!(puts > 20 * 3 * 2 && gets > 20 * 3 * 2, "{puts} writes, {gets} reads");
+    assert!(weed.objects().is_empty(), "{:?}", weed.objects());
+}
+
+#[test]
+fn peers_whose_bucket_is_gone_give_their_sums_to_each_other_directly() {
+    const RUN: [&str; 2] = ["--rounds", "60"];
+    let place = Workplace::for_training();
+    let Some(mut weed) = Weed::start() else { return };
+    let training = place.start(exchanging(&place, &weed, &[&RUN[..], &["--peers", "2"]].concat()));
+    place.wait_for_steps("run", 2, 10);
+    weed.kill();
+    same_state(training, &RUN);
+    let log = fs::read_to_string(place.path().join("run/peers/1/peer.log")).unwrap();
+    assert!(log.contains("a sum of this peer is not in the bucket"), "{log}");
 }

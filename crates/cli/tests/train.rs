@@ -234,6 +234,9 @@ fn the_summary_has_all_documented_fields() {
         "peers",
         "functions",
         "cost",
+        "lost_work",
+        "memory",
+        "bytes_sent",
         "events",
     ];
     let has = |value: &Value, fields: &[&str]| {
@@ -246,6 +249,8 @@ fn the_summary_has_all_documented_fields() {
     let peer = ["name", "id", "pid", "state_digest", "rounds", "contributions", "backup_units", "refused", "exit"];
     has(&summary["peers"][0], &peer);
     has(&summary["functions"], &["invocations", "cold_starts", "failed", "retried", "hedged"]);
+    has(&summary["lost_work"], &["rounds_redone", "samples_recomputed", "stalled_s"]);
+    has(&summary["memory"], &["peer_bytes", "function_bytes"]);
     has(&summary["events"][0], &["at_unix_us", "round", "kind", "peer", "detail"]);
     assert_eq!((&summary["rounds"], &summary["samples"]), (&2.into(), &512.into()));
     assert_eq!(summary["finish_reason"], "rounds");

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
 
 use thiserror::Error;
 
@@ -60,6 +61,25 @@ impl Door {
             Self::Lambda => crate::lambda::run_lambda(options),
         }
     }
+}
+
+/// The whole of a function program: takes tasks as the environment says and computes them until it is told to end.
+/// Errors are said on stderr; the exit code is 2 for an environment that cannot be and for what is no task.
+pub fn serve_tasks(options: Options) -> ExitCode {
+    let door = match Door::from_environment() {
+        Ok(door) => door,
+        Err(error) => return failed(&error, 2),
+    };
+    let listening = |address| eprintln!("functions at http://{address}");
+    match door.serve(options, listening) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error, error.exit_code()),
+    }
+}
+
+fn failed(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::from(code)
 }
 
 impl HttpOptions {

@@ -6,7 +6,7 @@ use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use peerless_protocol::function::{
@@ -14,7 +14,7 @@ use peerless_protocol::function::{
 };
 use peerless_protocol::{EpochOrder, RoundPlan, RunSpec, UnitKind, evaluation_samples, unit_seed};
 use peerless_training::datasets::{Dataset, DatasetError, dataset, default_dir};
-use peerless_training::{Model, Trainer, TrainingError};
+use peerless_training::{Models, Trainer, TrainingError};
 
 use crate::dataset::RemoteFiles;
 use crate::failure::{failure, training_failure};
@@ -30,6 +30,8 @@ pub struct Options {
     /// Threads that compute. More functions use cores better than more threads: set one, unless
     /// there are fewer units than cores.
     pub threads: usize,
+    /// The models that it can compute.
+    pub models: Models,
 }
 
 impl Default for Options {
@@ -39,7 +41,8 @@ impl Default for Options {
         // A process without this file is on another system than Linux, and keeps vectors in memory.
         let user = fs::metadata("/proc/self").map(|process| process.uid());
         let cache_dir = user.map(|user| env::temp_dir().join(format!("peerless-vectors-{user}"))).ok();
-        Self { data_dir: default_dir(), cache_dir, threads: threads.filter(|&threads| threads > 0).unwrap_or(1) }
+        let threads = threads.filter(|&threads| threads > 0).unwrap_or(1);
+        Self { data_dir: default_dir(), cache_dir, threads, models: Models::default() }
     }
 }
 
@@ -92,12 +95,12 @@ impl Host {
         }
         match &task.work {
             Work::Ping => Ok(Output::Pong),
-            Work::Initialise { output } => initialise(&task.spec, &mut self.places, output),
+            Work::Initialise { output } => initialise(&self.options.models, &task.spec, &mut self.places, output),
             Work::Unit { round, unit, unit_kind, parameters, output, dataset } => {
                 check(&task.spec, *round, *unit, *unit_kind)?;
                 let files =
                     (!dataset.is_empty()).then(|| RemoteFiles::new(self.places.client().clone(), dataset.clone()));
-                let trainer = warm_trainer(&mut self.trainer, &self.options.data_dir, &task.spec, files)?;
+                let trainer = warm_trainer(&mut self.trainer, &self.options, &task.spec, files)?;
                 match unit_kind {
                     UnitKind::Gradient => {
                         let samples =
@@ -153,9 +156,9 @@ pub(crate) fn unsupported_version(found: u16) -> Failure {
     failure(FailureKind::Unsupported, what)
 }
 
-fn initialise(spec: &RunSpec, places: &mut Places, output: &Place) -> Result<Output, Failure> {
+fn initialise(models: &Models, spec: &RunSpec, places: &mut Places, output: &Place) -> Result<Output, Failure> {
     let build = || {
-        let mut model = Model::of(spec)?;
+        let mut model = models.of(spec)?;
         let fingerprint = model.fingerprint()?;
         let values = model.initial_values(spec.seed)?;
         Ok((model.layout().clone(), values, fingerprint))
@@ -178,7 +181,7 @@ fn check(spec: &RunSpec, round: u64, unit: u32, unit_kind: UnitKind) -> Result<(
 /// The trainer of the run's model and dataset; `files` is where the task has the latter, if it says so.
 fn warm_trainer<'a>(
     warm: &'a mut Option<Trainer>,
-    data_dir: &Path,
+    options: &Options,
     spec: &RunSpec,
     files: Option<RemoteFiles>,
 ) -> Result<&'a mut Trainer, Failure> {
@@ -191,19 +194,19 @@ fn warm_trainer<'a>(
             trainer
         }
         (Some(trainer), None) => trainer,
-        (None, files) => cold_trainer(data_dir, spec, files).map_err(|error| training_failure(&error))?,
+        (None, files) => cold_trainer(options, spec, files).map_err(|error| training_failure(&error))?,
     };
     let trainer = warm.insert(trainer);
     check_dataset(spec, trainer)?;
     Ok(trainer)
 }
 
-fn cold_trainer(data_dir: &Path, spec: &RunSpec, files: Option<RemoteFiles>) -> Result<Trainer, TrainingError> {
+fn cold_trainer(options: &Options, spec: &RunSpec, files: Option<RemoteFiles>) -> Result<Trainer, TrainingError> {
     // An unknown dataset is reported as such even where there is no data at all.
-    let model = Model::of(spec)?;
+    let model = options.models.of(spec)?;
     let name = dataset(&spec.dataset.name)?.name;
     // Files of this machine are preferred: nothing has to be moved.
-    let dataset = match (Dataset::open(name, data_dir), files) {
+    let dataset = match (Dataset::open(name, &options.data_dir), files) {
         (Err(DatasetError::Missing { .. }), Some(files)) => Dataset::elsewhere(name, Box::new(files)),
         (opened, _) => opened,
     };

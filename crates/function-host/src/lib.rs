@@ -7,7 +7,8 @@
 //! [`run_stdio`] is the front door for the local pool: tasks come in on stdin and reports go out on
 //! stdout, one JSON document a line. Nothing else is written to stdout; logs go through `tracing`.
 //! [`run_http`] is the one for HTTP: a task is the body of a POST. With the feature `lambda` there is one for
-//! AWS Lambda. [`Door`] chooses by the environment.
+//! AWS Lambda. [`Door`] chooses by the environment. [`serve_tasks`] is a whole function program, also for models of
+//! another crate.
 
 mod cache;
 mod dataset;
@@ -24,7 +25,7 @@ mod remote;
 mod stdio;
 mod tensor_file;
 
-pub use door::{Door, DoorError};
+pub use door::{Door, DoorError, serve_tasks};
 pub use host::{Host, Options};
 pub use http::{HttpOptions, run_http};
 #[cfg(feature = "lambda")]

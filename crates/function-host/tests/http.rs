@@ -118,7 +118,7 @@ fn by_files(bytes: &[u8]) -> Vec<Digest> {
     fs::write(&path, bytes).unwrap();
     let elements = bytes.len() as u64 / 4;
     let parameters = TensorRef { place: Place::Path(path), offset: 0, elements, digest: None };
-    let mut host = Host::new(Options { data_dir: data(), cache_dir: None, threads: 1 });
+    let mut host = Host::new(Options { data_dir: data(), cache_dir: None, threads: 1, ..Options::default() });
     let compute = |number| {
         let output = Place::Path(folder.path().join("gradient"));
         digest(host.handle(&task(1, unit(number, parameters.clone(), output))).outcome)

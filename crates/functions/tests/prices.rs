@@ -191,7 +191,10 @@ fn a_machine_is_priced_by_name_or_in_dollars_per_hour() {
     assert_eq!(hour("t2.large"), price("0.0928").into());
     assert_eq!(hour("0.25"), price("0.25").into());
     let unknown = table.machine("t2.huge").unwrap_err().to_string();
-    assert_eq!(unknown, "there is no machine price \"t2.huge\"; there are: c5.2xlarge-spot, g4dn.xlarge, t2.large");
+    assert_eq!(
+        unknown,
+        "there is no machine price \"t2.huge\"; there are: c5.2xlarge-spot, g4dn.xlarge, t2.large, t2.small"
+    );
 }
 
 #[test]

@@ -1,8 +1,30 @@
 //! What the records of a peer's ledger cost, by the tariffs that were in force.
 
 use peerless_functions::prices::{Charge, Money, Tariff, Usage};
-use peerless_store::{InvocationRecord, Ledger, LedgerError};
+use peerless_store::{EventRecord, InvocationRecord, Ledger, LedgerError};
 use thiserror::Error;
+
+/// Kind of the ledger's event with what a peer asked of the bucket by which sums go from peer to peer.
+pub(crate) const EXCHANGE: &str = "exchange";
+
+/// What the exchange of a round's sums through a bucket cost a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exchanged {
+    /// The round under way.
+    pub round: u64,
+    /// When it was written down, in microseconds since the Unix epoch.
+    pub at_us: u64,
+    /// The price of the requests.
+    pub cost: Money,
+}
+
+/// What the requests of an exchange cost; nothing for other events.
+pub(crate) fn exchange_cost(tariff: &Tariff, event: &EventRecord) -> Money {
+    let detail: serde_json::Value = serde_json::from_str(&event.detail).unwrap_or_default();
+    let requests = |name: &str| detail[name].as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or_default();
+    let usage = Usage { bucket_puts: requests("puts"), bucket_gets: requests("gets"), ..Usage::default() };
+    tariff.charge("", &usage).transfer
+}
 
 /// A ledger that cannot be priced.
 #[derive(Debug, Error)]
@@ -86,6 +108,27 @@ impl Sessions {
     /// What an invocation costs.
     pub fn charge(&self, invocation: &InvocationRecord) -> Charge {
         self.tariff(invocation).charge(&invocation.platform, &usage(invocation))
+    }
+
+    /// What the exchange of sums through a bucket has cost, in the order of time.
+    ///
+    /// # Errors
+    /// [`BillError::Ledger`].
+    pub fn exchanged(&self, ledger: &Ledger) -> Result<Vec<Exchanged>, BillError> {
+        let mut events = ledger.events_of(EXCHANGE, u32::MAX)?;
+        events.sort_by_key(|event| event.at_us);
+        Ok(events.iter().filter_map(|event| self.exchange(event)).collect())
+    }
+
+    /// What an event says that the exchange of sums through a bucket has cost; `None` of other events.
+    pub fn exchange(&self, event: &EventRecord) -> Option<Exchanged> {
+        let session = self.sessions.iter().rfind(|session| session.started_at_us <= event.at_us);
+        let tariff = session.map_or(&self.before, |session| &session.tariff);
+        (event.kind == EXCHANGE).then(|| Exchanged {
+            round: event.round.unwrap_or_default(),
+            at_us: event.at_us,
+            cost: exchange_cost(tariff, event),
+        })
     }
 
     /// What the peer's machine costs, over all sessions.

@@ -13,7 +13,7 @@ use peerless_store::{LedgerError, RedisError, RedisServer, StoreError};
 use thiserror::Error;
 
 use crate::bill::BillError;
-use crate::data_path::{DataPathConfig, OpenError};
+use crate::data_path::{DataPathConfig, ExchangeConfig, OpenError};
 use crate::identity::IdentityError;
 use crate::run_directory::{RunDirectory, RunDirectoryError};
 use crate::status::{PeerStatus, Phase, StatusError};
@@ -41,6 +41,10 @@ pub struct PeerOptions {
     pub functions: FunctionsConfig,
     /// What the functions of this machine stand for.
     pub compute: Compute,
+    /// Who forms states.
+    pub topology: Topology,
+    /// How sums get from peer to peer.
+    pub exchange: ExchangeConfig,
     /// How functions that share no disk with this peer get at tensors. Not opened for others.
     pub data_path: Option<DataPathConfig>,
     /// Whether units that take long are computed twice at the same time, see [`Hedging`](peerless_functions::Hedging);
@@ -108,6 +112,27 @@ pub enum Compute {
     Functions,
     /// The peer's machine, as a VM that trains by itself: one unit after the other, in a process that stays.
     Instance,
+}
+
+/// Who forms states.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Topology {
+    /// Every peer.
+    #[default]
+    PeerToPeer,
+    /// One server; all others are its workers.
+    ParameterServer {
+        /// The server: whoever has this identity is it.
+        server: PeerId,
+        /// Rounds between its checkpoints. Nothing else of its states survives its death.
+        checkpoint_rounds: u64,
+    },
+    /// Every worker, of a fixed number that is complete as long as the run is trained: see
+    /// [`Membership::Fixed`](peerless_protocol::Membership::Fixed).
+    AllReduce {
+        /// Rounds between the checkpoints of each worker. Nothing else of its states survives its end.
+        checkpoint_rounds: u64,
+    },
 }
 
 /// What runs a peer's functions.

@@ -198,6 +198,9 @@ pub struct PeerStatus {
     pub contributions: u64,
     /// Units that this process has computed in place of other peers.
     pub backup_units: u64,
+    /// Bytes that this process has sent to other peers, before encryption.
+    #[serde(default)]
+    pub bytes_sent: u64,
     /// How often other peers had another state for the same round.
     #[serde(default)]
     pub divergences: u64,

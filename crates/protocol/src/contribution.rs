@@ -1,5 +1,7 @@
 //! Contributions: signed announcements of exact sums.
 
+use std::time::Duration;
+
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -12,6 +14,10 @@ use crate::units::{RoundPlan, UnitKind, UnitSet, evaluation_samples};
 
 /// Separates these signatures from any other use of the peer's key.
 const SIGNATURE_CONTEXT: &[u8] = b"peerless contribution v2";
+
+/// Longest computing time that a contribution of another peer is believed to have taken; bounds what a
+/// lying member can do to deadlines.
+const MAX_ELAPSED: Duration = Duration::from_secs(600);
 
 /// An exact sum by content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -124,6 +130,11 @@ impl Contribution {
     pub fn signed_bytes(&self) -> Vec<u8> {
         // Postcard cannot fail on this type: it has no map and no sequence of unknown length.
         postcard::to_extend(self, SIGNATURE_CONTEXT.to_vec()).unwrap_or_default()
+    }
+
+    /// What its units took to compute, as far as its author is believed; `None` if it has only added up.
+    pub fn computing_time(&self) -> Option<Duration> {
+        (self.elapsed_us > 0).then(|| Duration::from_micros(self.elapsed_us).min(MAX_ELAPSED))
     }
 
     /// Checks everything that can be checked without the payload's bytes.

@@ -14,6 +14,8 @@ mod mixing;
 mod mutant;
 mod node;
 mod pace;
+pub mod parameter_server;
+mod participant;
 mod shard;
 mod spec;
 mod state;
@@ -30,9 +32,10 @@ pub use mixing::{SPLIT_MIX_STEP, split_mix};
 #[cfg(feature = "mutants")]
 pub use mutant::Mutant;
 pub use node::{
-    Config, Crowd, Effect, Event, Footprint, HEARTBEAT_EVERY, Input, Node, RefusalKind, SUSPECT_AFTER, StateMeta,
-    StopReason, Verify,
+    Config, Crowd, Effect, Event, Footprint, HEARTBEAT_EVERY, Input, Membership, Node, RefusalKind, SUSPECT_AFTER,
+    StateMeta, StopReason, Verify,
 };
+pub use participant::Participant;
 /// Configuration of a run that the aggregation defines, as it is part of the spec.
 pub use peerless_aggregation::{ConfigError, EarlyStopping, LearningRate, Optimizer, Schedule};
 pub use shard::{MAX_SHARDS, PayloadShape};

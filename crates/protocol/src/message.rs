@@ -93,6 +93,15 @@ pub enum Message {
     SpecWanted,
     /// The encoded spec, whose digest is the run's id.
     Spec(Vec<u8>),
+    /// A parameter server has the receiver compute units, and contribute their sum as one.
+    Work {
+        /// The state to compute from; it is pushed to whoever does not have it.
+        from: StateRef,
+        /// Size of that state's encoding.
+        state_bytes: u64,
+        /// The units.
+        units: UnitSet,
+    },
 }
 
 /// Bytes that are no message.

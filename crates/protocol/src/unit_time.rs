@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::assignment::EVEN_SPEED;
+use crate::assignment::{Capacities, Capacity, EVEN_SPEED};
+use crate::ids::PeerId;
 
 /// Times kept, of which the median counts. Half as many change it, so stragglers do not, nor what the scheduler of a busy
 /// machine does: with four peers on two cores a run of 400 rounds had 36 announcements of 5 times, and 12 of 15.
@@ -135,6 +136,13 @@ pub(crate) fn speed(us: u32, fastest: u32) -> u32 {
         return EVEN_SPEED;
     }
     u32::try_from(u64::from(EVEN_SPEED) * fastest / us).unwrap_or(EVEN_SPEED).max(1)
+}
+
+/// The capacities of peers with so many functions and a time of a unit in microseconds, 0 if it is not known.
+pub(crate) fn capacities(peers: &[(PeerId, u32, u32)]) -> Capacities {
+    let fastest = peers.iter().map(|(.., us)| *us).filter(|us| *us > 0).min().unwrap_or_default();
+    let capacity = |functions, us| Capacity { functions, speed: speed(us, fastest) };
+    peers.iter().map(|(peer, functions, us)| (*peer, capacity(*functions, *us))).collect()
 }
 
 #[cfg(test)]

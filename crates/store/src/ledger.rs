@@ -31,6 +31,9 @@ const FROM_VERSION_1: &str = include_str!("ledger/from_version_1.sql");
 
 const FROM_VERSION_2: &str = include_str!("ledger/from_version_2.sql");
 
+/// Kind of the event that a round is applied once more; the detail's `before_at_us` is when it was before.
+const ROUND_REDONE: &str = "round-redone";
+
 /// How long a statement waits for another process that holds the database for a moment (a reader that
 /// recovers the log, a user's `sqlite3`).
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,6 +145,7 @@ impl Ledger {
                 insert_state(transaction, state, *origin)?;
             }
             if let Some(round) = &batch.round {
+                note_redone(transaction, round)?;
                 insert_round(transaction, round)?;
                 supersede_contributions(transaction, round.round)?;
             }
@@ -228,6 +232,32 @@ impl Ledger {
         })
     }
 
+    /// The events behind row `row` with their rows, at most `limit` of them, in the order in which they were recorded.
+    /// Rows count from 1, and none is ever changed.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn events_after(&self, row: u64, limit: u32) -> Result<Vec<(u64, EventRecord)>, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT at_us, round, kind, detail, rowid FROM events WHERE rowid > ?1 ORDER BY rowid LIMIT ?2";
+            let event = |row: &Row<'_>| Ok((unsigned(row, 4)?, event_record(row)?));
+            connection.prepare_cached(query)?.query_map(params![int(row), limit], event)?.collect()
+        })
+    }
+
+    /// The newest rows of events and of invocations, 0 where there are none. They become less only when the power fails
+    /// before they are on the device.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn newest_rows(&self) -> Result<(u64, u64), LedgerError> {
+        self.run(|connection| {
+            let query =
+                "SELECT (SELECT coalesce(max(rowid), 0) FROM events), (SELECT coalesce(max(rowid), 0) FROM invocations)";
+            connection.prepare_cached(query)?.query_row([], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))
+        })
+    }
+
     /// Contributions that `peer` announced and that were part of an applied cover.
     ///
     /// # Errors
@@ -279,6 +309,15 @@ fn named(path: &Path, error: rusqlite::Error) -> LedgerError {
 fn insert_state(transaction: &Transaction<'_>, state: &StateRef, origin: StateOrigin) -> rusqlite::Result<()> {
     let mut insert = transaction.prepare_cached("INSERT OR REPLACE INTO states VALUES (?1, ?2, ?3)")?;
     insert.execute(params![int(state.round), state.digest.to_string(), origin.name()])?;
+    Ok(())
+}
+
+/// A round that was applied before is applied again: its row is replaced, so when it was applied first goes to the events.
+fn note_redone(transaction: &Transaction<'_>, record: &RoundRecord) -> rusqlite::Result<()> {
+    let mut note = transaction.prepare_cached(
+        "INSERT INTO events SELECT ?1, round, ?2, json_object('before_at_us', at_us) FROM rounds WHERE round = ?3",
+    )?;
+    note.execute(params![int(record.at_us), ROUND_REDONE, int(record.round)])?;
     Ok(())
 }
 

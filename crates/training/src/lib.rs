@@ -14,7 +14,7 @@
 //!
 //! Implement [`Network`] for a Burn module. [`Model::from_network`] gives it the flat vector that
 //! peers exchange, with initial parameters and buffers; [`Trainer`] does the rest. Weights of another program come in
-//! by [`Model::import`].
+//! by [`Model::import`]. A model in a crate of its own is an [`OwnNetwork`], which a function program of its own computes.
 
 pub mod baseline;
 pub mod datasets;
@@ -30,7 +30,7 @@ pub use burn;
 pub use error::TrainingError;
 pub use import::ImportError;
 pub use models::{
-    DenseNet121, Initialisation, LeNet5, MobileNetV3Small, Model, ModelInfo, Network, ResNet18, SqueezeNet, Vgg11,
-    model, models,
+    DenseNet121, Initialisation, LeNet5, MobileNetV3Small, Model, ModelInfo, Models, Network, OwnNetwork, ResNet18,
+    SqueezeNet, Vgg11, model, models,
 };
 pub use trainer::{OwnThreads, Trainer, UnitGradient, use_own_threads, use_threads};

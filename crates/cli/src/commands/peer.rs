@@ -1,7 +1,6 @@
 //! `peerless peer`: single peers, on this or several machines.
 
 use std::fs::File;
-use std::future::Future;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,19 +13,21 @@ use peerless_peer::run_directory::{RunDirectory, RunDirectoryError};
 use peerless_peer::status::{BillStatus, PeerStatus, Phase, unix_us};
 use peerless_peer::ticket::{MAX_TICKET_PEERS, MAX_TICKET_RELAYS, MAX_TICKET_TEXT, Ticket, TicketError};
 use peerless_peer::transport::{BindError, RelayUrl};
-use peerless_peer::{PeerError, PeerOptions, fetch_spec, run_peer};
-use peerless_protocol::PeerId;
+use peerless_peer::{PeerError, PeerOptions, Topology, fetch_spec, run_peer};
+use peerless_protocol::{PeerId, StopReason};
 use peerless_store::{LockError, StoreError};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::train::create_run;
+use crate::ending::asked_to_end;
+use crate::exchange::ExchangeArgs;
 use crate::failure::{Advise, advised, code};
 use crate::functions::{ForPeer, FunctionArgs};
 use crate::gradient_store::{self, GradientStoreArgs};
 use crate::output::{self, Align, label, say, table};
 use crate::prices::PriceArgs;
 use crate::spec::SpecArgs;
+use crate::train::topology::DEFAULT_CHECKPOINT_ROUNDS;
 use crate::{data, logging, runs};
 
 /// How long the peers of a ticket may take to answer.
@@ -151,12 +152,26 @@ struct NodeArgs {
     /// Seconds between durable checkpoints
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
     checkpoint_every: u32,
+    /// Train with a parameter server: the peer with this id is the server, all others are its workers; see
+    /// docs/topologies.md
+    #[arg(long, value_name = "PEER_ID")]
+    parameter_server: Option<PeerId>,
+    /// Train by all-reduce: start when all peers that are expected are there, and end when one of them is lost; see
+    /// docs/topologies.md
+    #[arg(long, conflicts_with = "parameter_server")]
+    all_reduce: bool,
+    /// Rounds between the checkpoints of a parameter server, or of each worker of an all-reduce
+    #[arg(long, value_name = "ROUNDS", default_value_t = DEFAULT_CHECKPOINT_ROUNDS,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    checkpoint_rounds: u64,
     /// Print a ticket to stdout as soon as the peer listens
     #[arg(long)]
     print_ticket: bool,
     /// Leave when stdin ends
     #[arg(long, hide = true)]
     end_with_parent: bool,
+    #[command(flatten)]
+    exchange: ExchangeArgs,
     #[command(flatten)]
     functions: FunctionArgs,
     #[command(flatten)]
@@ -184,7 +199,9 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
     args.node.functions.check_compute(&args.node.prices)?;
     args.node.gradient_store.config()?;
     let run = match RunDirectory::open(&args.run_dir) {
-        Err(RunDirectoryError::NotARun { .. }) => create_run(&args.spec, Some(&args.run_dir))?,
+        Err(RunDirectoryError::NotARun { .. }) => {
+            create_run(&args.spec, args.node.functions.may_know_more_models(), Some(&args.run_dir))?
+        }
         opened => same_run(opened?, &args.spec)?,
     };
     let runtime = runtime()?;
@@ -298,7 +315,7 @@ async fn take_part(
         Some(name) => name,
         None => free_name(&run)?,
     };
-    let leave = leave(args.end_with_parent)?;
+    let leave = asked_to_end(args.end_with_parent)?;
     if args.print_ticket {
         tokio::spawn(print_ticket(run.clone(), run.peer_directory(&name)?));
     }
@@ -315,6 +332,12 @@ async fn take_part(
         expected_peers: args.expect,
         functions,
         compute,
+        topology: match (args.parameter_server, args.all_reduce) {
+            (Some(server), _) => Topology::ParameterServer { server, checkpoint_rounds: args.checkpoint_rounds },
+            (None, true) => Topology::AllReduce { checkpoint_rounds: args.checkpoint_rounds },
+            (None, false) => Topology::PeerToPeer,
+        },
+        exchange: args.exchange.config(),
         data_path: Some(data_path),
         hedge,
         fallback: Some(fallback),
@@ -354,36 +377,11 @@ fn explain(error: PeerError) -> anyhow::Error {
             (code::IN_USE, Some("`peerless peer list` shows who runs; --name starts another peer"))
         }
         PeerError::GradientStore(error) => (code::ERROR, gradient_store::hint(error)),
+        PeerError::Stopped(StopReason::WorkerLost(_)) => (code::WORKER_LOST, None),
         PeerError::Stopped(_) => (code::RUN_FAILED, None),
         _ => (code::ERROR, None),
     };
     advised(error, code, hint.map(str::to_owned))
-}
-
-/// Resolves when the peer is asked to leave.
-fn leave(end_with_parent: bool) -> anyhow::Result<impl Future<Output = ()> + Send> {
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to signals")?;
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen to signals")?;
-    let (parent, mut parent_ended) = tokio::sync::mpsc::channel::<()>(1);
-    // Nobody sends anything: the channel ends when its sender is dropped.
-    let mut parent = Some(parent);
-    if end_with_parent {
-        let sender = parent.take();
-        // A thread and not tokio's stdin, which keeps the runtime from ending while it reads.
-        std::thread::spawn(move || {
-            // An error ends the stream as well.
-            let _ = io::copy(&mut io::stdin(), &mut io::sink());
-            drop(sender);
-        });
-    }
-    Ok(async move {
-        let _parent = parent;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = parent_ended.recv() => {}
-        }
-    })
 }
 
 /// Waits until this process's peer listens, and prints a ticket to it.

@@ -9,11 +9,9 @@ use peerless_protocol::RunSpec;
 
 use crate::cost::Projection;
 use crate::failure::{Advise, advised, code};
+use crate::model::{ConstantArgs, Costs, Job, Measured, Place, Prices, predict};
 use crate::output::{self, say};
-use crate::plan::{
-    ConstantArgs, Costs, Grid, Job, Measured, Place, Plan, Point, Prices, Sizes, compare, constants_table, mark,
-    measure, predict,
-};
+use crate::plan::{Grid, Plan, Point, Sizes, compare, constants_table, mark, measure};
 use crate::prices::{self, FunctionAs};
 use crate::spec::SpecArgs;
 use crate::{data, runs};
@@ -172,7 +170,7 @@ fn plan(args: &PlanArgs) -> anyhow::Result<()> {
     if args.json {
         return output::json(&plan.document());
     }
-    output::data(&with_constants(args, plan.text(), || constants_table(&constants)))
+    output::data(&with_constants(args, plan.text(), || constants_table(&constants.list())))
 }
 
 fn against(args: &PlanArgs, run: &std::path::Path) -> anyhow::Result<()> {
@@ -192,7 +190,7 @@ fn against(args: &PlanArgs, run: &std::path::Path) -> anyhow::Result<()> {
     let head =
         format!("run {} in {}: {} on {}", spec.id().short(), run.path().display(), spec.model, spec.dataset.name);
     let text = format!("{head}\n{}", comparison.text(&measured));
-    output::data(&with_constants(args, text, || constants_table(&constants)))
+    output::data(&with_constants(args, text, || constants_table(&constants.list())))
 }
 
 fn with_constants(args: &PlanArgs, text: String, table: impl FnOnce() -> String) -> String {

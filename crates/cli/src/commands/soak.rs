@@ -266,9 +266,10 @@ impl Choice {
     fn name(self) -> &'static str {
         match self {
             Self::Blackout => "everything-killed",
-            Self::One(Action::Kill { .. }) => "kill",
+            Self::One(Action::Kill { .. } | Action::KillServer) => "kill",
             Self::One(Action::Stop { .. }) => "stop",
             Self::One(Action::Continue { .. }) => "cont",
+            Self::One(Action::Slow { .. }) => "slow",
             Self::One(Action::Restart { .. }) => "restart",
             Self::One(Action::KillFunctions { .. }) => "kill-function",
         }

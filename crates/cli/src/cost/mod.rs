@@ -7,10 +7,10 @@ mod waste;
 use std::collections::BTreeMap;
 
 use peerless_functions::prices::{Charge, Money};
+use peerless_peer::waste::Fate;
 
 pub(crate) use read::{Projection, Reading, read};
 pub(crate) use report::{By, document, text};
-pub(crate) use waste::Fate;
 
 /// One invocation, as far as a bill needs it.
 #[derive(Debug, Clone, PartialEq)]

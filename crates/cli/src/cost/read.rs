@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use peerless_functions::prices::{MachinePrice, Named, PlatformRate, PriceTable, Tariff};
-use peerless_peer::bill::{Session, Sessions};
+use peerless_peer::bill::{Exchanged, Session, Sessions};
 use peerless_peer::run_directory::RunDirectory;
+use peerless_peer::waste::Fate;
 use peerless_protocol::{EpochOrder, RunSpec};
 use peerless_store::{InvocationRecord, Ledger, ledger_path};
 
-use super::waste::{Fate, find_repeated};
+use super::waste::find_repeated;
 use super::{Item, MachineTime};
 
 /// Prices to apply in the place of those that the ledgers recorded.
@@ -86,6 +87,10 @@ impl Reading {
         self.items.extend(invocations.iter().map(|record| item(peer, record, &sessions)));
         for session in sessions.all() {
             self.add_session(peer, session, &ends);
+        }
+        // Sums that went through a bucket are the machine's expense: no function has anything to do with them.
+        for Exchanged { round, cost, .. } in sessions.exchanged(&ledger)? {
+            self.machines.push(MachineTime { peer, epoch: self.epoch(round), us: 0, cost });
         }
         let tariffs = invocations.iter().map(|record| sessions.tariff(record));
         for tariff in sessions.all().iter().map(|session| &session.tariff).chain(tariffs) {

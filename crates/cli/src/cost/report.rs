@@ -3,9 +3,10 @@
 use clap::ValueEnum;
 use peerless_functions::prices::{Money, Tariff};
 use peerless_peer::run_directory::RunDirectory;
+use peerless_peer::waste::Fate;
 use serde_json::{Value, json};
 
-use super::{Bill, Fate, Line, Projection, Reading};
+use super::{Bill, Line, Projection, Reading};
 use crate::output::{Align, percent, table, thousands};
 
 /// Version of the JSON; it grows when a field changes its meaning or goes.

@@ -1,56 +1,17 @@
 //! What of a run's invocations was of no use.
 
-use std::collections::BTreeMap;
+use peerless_peer::waste::{Fate, FirstResults};
 
 use super::Item;
 
-/// What became of an invocation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fate {
-    /// Its result was the first.
-    Used,
-    /// It gave no result.
-    Failed,
-    /// Nobody waited for its result any more: a hedge, or a round that was over.
-    Discarded,
-    /// It gave the result that another one had given before: a backup, or work that was done again after a
-    /// crash.
-    Repeated,
-}
-
-impl Fate {
-    pub(crate) const WASTED: [Self; 3] = [Self::Failed, Self::Discarded, Self::Repeated];
-
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Used => "used",
-            Self::Failed => "failed",
-            Self::Discarded => "discarded",
-            Self::Repeated => "repeated",
-        }
-    }
-
-    /// From the outcome in the ledger.
-    pub(super) fn of(outcome: &str) -> Self {
-        match outcome {
-            "ok" => Self::Used,
-            "discarded" => Self::Discarded,
-            _ => Self::Failed,
-        }
-    }
-}
-
-/// Every unit was needed once. All results for it are equal, so the first one counts, whoever computed it.
+/// Of several results for a unit, all but the first were repeated.
 pub(super) fn find_repeated(items: &mut [Item]) {
-    let mut first: BTreeMap<(u64, u32), usize> = BTreeMap::new();
+    let mut first = FirstResults::default();
     for index in 0..items.len() {
         let Some(unit) = items[index].unit.filter(|_| items[index].fate == Fate::Used) else { continue };
-        let Some(known) = first.insert(unit, index) else { continue };
-        let loser = if items[known].ended_at_us <= items[index].ended_at_us { index } else { known };
-        if loser == index {
-            first.insert(unit, known);
+        if let Some(loser) = first.add(unit, items[index].ended_at_us, index) {
+            items[loser].fate = Fate::Repeated;
         }
-        items[loser].fate = Fate::Repeated;
     }
 }
 

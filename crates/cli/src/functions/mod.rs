@@ -110,6 +110,11 @@ impl FunctionArgs {
         Ok(config)
     }
 
+    /// Whether units are computed by another program, which may know models that this one does not.
+    pub(crate) fn may_know_more_models(&self) -> bool {
+        self.function_program.is_some() || self.remote.is_given()
+    }
+
     /// Checks what the peers that get these flags would refuse, and says once what all of them would say in their logs.
     pub(crate) fn check_isolation(&self) -> anyhow::Result<()> {
         self.pool()?;

@@ -7,14 +7,10 @@ use peerless_peer::run_directory::RunDirectory;
 use peerless_protocol::RoundPlan;
 use peerless_store::{InvocationRecord, Ledger, RoundRecord, ledger_path};
 
-use super::constants::Constants;
-use super::job::Job;
-use super::measured::Measured;
-use super::model::{Configuration, Place, Prediction, predict};
-use super::money::Costs;
 use crate::commands::bench::percentile;
 use crate::cost::{self, Bill, Projection};
 use crate::failure::{advised, code};
+use crate::model::{Configuration, Constants, Costs, Job, Measured, Place, Prediction, predict};
 
 /// What a run was and came to, by its ledgers.
 #[derive(Debug, Clone, PartialEq)]

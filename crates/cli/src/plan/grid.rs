@@ -6,9 +6,7 @@ use std::str::FromStr;
 use peerless_protocol::RunSpec;
 use serde::Serialize;
 
-use super::constants::Constants;
-use super::measured::Measured;
-use super::model::{Configuration, Place};
+use crate::model::{Configuration, Constants, Measured, Place};
 
 /// Most numbers in one list.
 const MAX_SIZES: usize = 256;

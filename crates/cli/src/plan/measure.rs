@@ -12,9 +12,9 @@ use peerless_protocol::{Digest, Layout, RoundPlan, RunSpec, Tally, UnitKind, Uni
 use peerless_store::{Cover, Payload, PayloadFormat, RoundSums, RoundTotals, State, TensorStore, apply};
 use tokio::task::JoinSet;
 
-use super::measured::{Measured, UnitTime};
 use crate::commands::bench::percentile;
 use crate::functions::FunctionArgs;
+use crate::model::{Measured, UnitTime};
 
 /// Where states and gradients are put meanwhile, if there is room in memory.
 const SHARED_MEMORY: &str = "/dev/shm";

@@ -5,11 +5,8 @@ use peerless_protocol::RunSpec;
 use serde_json::{Value, json};
 
 use super::against::Comparison;
-use super::constants::{Constants, Origin};
 use super::grid::{LeftOut, plural};
-use super::measured::Measured;
-use super::model::{Configuration, Place, Prediction};
-use super::money::Costs;
+use crate::model::{Configuration, Constant, Constants, Costs, Measured, Place, Prediction};
 use crate::output::{Align, percent, table, thousands};
 
 /// Version of the JSON; it grows when a field changes its meaning or goes.
@@ -151,20 +148,19 @@ impl Plan<'_> {
     }
 }
 
-/// The constants with their origins.
-pub(crate) fn constants(constants: &Constants) -> String {
+/// Constants with their origins.
+pub(crate) fn constants(constants: &[Constant]) -> String {
     let columns = [("constant", Align::Left), ("value", Align::Right), ("unit", Align::Left), ("origin", Align::Left)];
-    let row = |constant: &super::constants::Constant| {
-        let origin = match constant.origin {
-            Origin::Given => "given",
-            Origin::Published => "published",
-            Origin::Measured => "measured",
-            Origin::Assumed => "assumed",
-        };
+    let row = |constant: &Constant| {
         let value = format!("{}", constant.value);
-        vec![constant.flag.to_owned(), value, constant.unit.to_owned(), format!("{origin}: {}", constant.source)]
+        vec![
+            constant.flag.to_owned(),
+            value,
+            constant.unit.to_owned(),
+            format!("{}: {}", constant.origin, constant.source),
+        ]
     };
-    table(&columns, &constants.list().iter().map(row).collect::<Vec<_>>())
+    table(&columns, &constants.iter().map(row).collect::<Vec<_>>())
 }
 
 fn measured(measured: &Measured) -> String {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use peerless_peer::local::SERVER;
+
 /// What is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -11,6 +13,8 @@ pub(crate) enum Action {
         /// Its number, from 1.
         peer: usize,
     },
+    /// SIGKILL to the parameter server.
+    KillServer,
     /// SIGSTOP to a peer.
     Stop {
         /// Its number, from 1.
@@ -18,6 +22,11 @@ pub(crate) enum Action {
     },
     /// SIGCONT to a peer.
     Continue {
+        /// Its number, from 1.
+        peer: usize,
+    },
+    /// Stops a peer's functions nine tenths of the time, from then on.
+    Slow {
         /// Its number, from 1.
         peer: usize,
     },
@@ -37,8 +46,12 @@ impl Action {
     /// The peer that it is done to; a function fault is done to whichever peers have functions.
     pub(crate) fn peer(self) -> Option<usize> {
         match self {
-            Self::Kill { peer } | Self::Stop { peer } | Self::Continue { peer } | Self::Restart { peer } => Some(peer),
-            Self::KillFunctions { .. } => None,
+            Self::Kill { peer }
+            | Self::Stop { peer }
+            | Self::Continue { peer }
+            | Self::Slow { peer }
+            | Self::Restart { peer } => Some(peer),
+            Self::KillServer | Self::KillFunctions { .. } => None,
         }
     }
 }
@@ -55,9 +68,11 @@ pub(crate) struct Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, number) = match self.action {
+            Action::KillServer => return write!(f, "kill:server@{}", self.round),
             Action::Kill { peer } => ("kill", peer),
             Action::Stop { peer } => ("stop", peer),
             Action::Continue { peer } => ("cont", peer),
+            Action::Slow { peer } => ("slow", peer),
             Action::Restart { peer } => ("restart", peer),
             Action::KillFunctions { count } => ("kill-function", count),
         };
@@ -73,19 +88,23 @@ impl FromStr for Fault {
         let (name, rest) = text.split_once(':').ok_or("expected ACTION:NUMBER@ROUND, but there is no ':'")?;
         let (number, round) = rest.split_once('@').ok_or("expected ACTION:NUMBER@ROUND, but there is no '@'")?;
         let round = round.parse().map_err(|_| format!("the round {round:?} is no whole number"))?;
-        let number = |what: &str| match number.parse() {
-            Ok(number) if number > 0 => Ok(number),
+        let count = |what: &str| match number.parse() {
+            Ok(count) if count > 0 => Ok(count),
             _ => Err(format!("the {what} {number:?} is no whole number from 1")),
         };
-        let peer = || number("peer");
+        let peer = || count("peer");
         let action = match name {
+            "kill" if number == SERVER => Action::KillServer,
             "kill" => Action::Kill { peer: peer()? },
             "stop" => Action::Stop { peer: peer()? },
             "cont" => Action::Continue { peer: peer()? },
+            "slow" => Action::Slow { peer: peer()? },
             "restart" => Action::Restart { peer: peer()? },
-            "kill-function" => Action::KillFunctions { count: number("count")? },
+            "kill-function" => Action::KillFunctions { count: count("count")? },
             _ => {
-                return Err(format!("the action {name:?} is unknown, use kill, stop, cont, restart or kill-function"));
+                return Err(format!(
+                    "the action {name:?} is unknown, use kill, stop, cont, slow, restart or kill-function"
+                ));
             }
         };
         Ok(Self { action, round })
@@ -98,7 +117,9 @@ mod tests {
 
     #[test]
     fn a_fault_survives_being_printed_and_parsed() {
-        for text in ["kill:1@10", "stop:2@0", "cont:2@7", "restart:12@40", "kill-function:3@15"] {
+        for text in
+            ["kill:1@10", "stop:2@0", "cont:2@7", "slow:3@5", "restart:12@40", "kill-function:3@15", "kill:server@9"]
+        {
             assert_eq!(text.parse::<Fault>().unwrap().to_string(), text);
         }
     }
@@ -109,6 +130,7 @@ mod tests {
             ("kill", "no ':'"),
             ("kill:1", "no '@'"),
             ("kill:x@1", "the peer \"x\""),
+            ("stop:server@1", "the peer \"server\""),
             ("kill:0@1", "the peer \"0\""),
             ("kill:-1@1", "the peer \"-1\""),
             ("kill-function:@1", "the count \"\""),

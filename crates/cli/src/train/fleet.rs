@@ -36,7 +36,7 @@ impl Fleet {
     /// Makes a run and its peers, named from 1; none is started yet.
     pub(crate) fn new(spec: &SpecArgs, peers: usize) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir().context("cannot make a temporary directory")?;
-        let run = create_run(spec, Some(&directory.path().join("run")))?;
+        let run = create_run(spec, false, Some(&directory.path().join("run")))?;
         let peer = |number: usize| Ok(Peer::new(number.to_string(), run.peer_directory(&number.to_string())?));
         let peers: Vec<Peer> = (1..=peers).map(peer).collect::<anyhow::Result<_>>()?;
         let mut flags = vec!["--expect".to_owned(), (peers.len() - 1).to_string()];

@@ -1,23 +1,27 @@
 //! Does to processes what faults say.
 
+use peerless_peer::process;
 use rustix::process::Signal;
 
 use super::fault::Action;
 use super::peers::Peer;
 use crate::functions::FUNCTION_COMMAND;
-use crate::process;
 
 /// Does to a peer what the action asks for; whether there was a process to do it to. A peer that is
 /// to be restarted starts when its process is seen to have ended: [`Peer::restart`] says so.
 pub(crate) fn strike(peer: &mut Peer, action: Action) -> bool {
     match action {
-        Action::Kill { .. } => peer.signal(Signal::KILL),
+        Action::Kill { .. } | Action::KillServer => peer.signal(Signal::KILL),
         Action::Stop { .. } => peer.signal(Signal::STOP),
         Action::Continue { .. } => peer.signal(Signal::CONT),
         Action::Restart { .. } => {
             // A peer that lives has to end before another process can have its directory.
             peer.restart = peer.signal(Signal::KILL);
             true
+        }
+        Action::Slow { .. } => {
+            peer.slow_down();
+            peer.lives()
         }
         Action::KillFunctions { .. } => false,
     }

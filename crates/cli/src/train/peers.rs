@@ -7,13 +7,17 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Instant;
 
 use anyhow::Context;
+use peerless_peer::local::SERVER;
+use peerless_peer::process::{is_alive, signal};
 use peerless_peer::status::{PeerStatus, Phase, status_path};
 use rustix::process::Signal;
 
+use super::memory::PeakMemory;
+use super::slow::Slow;
 use crate::failure::code;
-use crate::process::{is_alive, signal};
 use crate::runs::PEER_COMMAND;
 
 /// Lines of a dead peer's log that are shown.
@@ -43,6 +47,8 @@ pub(crate) enum Exit {
     Left,
     /// With a checkpoint, as its budget pays for no more.
     BudgetUsedUp,
+    /// Another worker was lost, without whom there is nothing to do.
+    WorkerLost,
     /// With an exit code.
     Code(i32),
     /// By a signal.
@@ -57,6 +63,7 @@ impl std::fmt::Display for Exit {
             Self::Finished => write!(f, "finished"),
             Self::Left => write!(f, "left"),
             Self::BudgetUsedUp => write!(f, "budget used up"),
+            Self::WorkerLost => write!(f, "another worker lost"),
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(9) => write!(f, "killed"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
@@ -95,8 +102,18 @@ pub(crate) struct Peer {
     pub(crate) stopped: bool,
     /// Whether it is to be started again when it has ended.
     pub(crate) restart: bool,
+    /// When it is to be started again, if it waits for that.
+    pub(crate) restart_at: Option<Instant>,
+    /// Whether its process is a worker of an all-reduce that was started again.
+    pub(crate) replacement: bool,
     /// Whether its end is no surprise.
     pub(crate) end_expected: bool,
+    /// Slows its functions down, if a fault says so.
+    slow: Option<Slow>,
+    /// Of all its processes.
+    pub(crate) memory: PeakMemory,
+    /// What its processes before this one have sent to other peers, in bytes.
+    sent_before: u64,
     process: Process,
     pid: Option<u32>,
     seen: Option<(u64, i64, i64)>,
@@ -112,16 +129,37 @@ impl Peer {
             flags: Vec::new(),
             stopped: false,
             restart: false,
+            restart_at: None,
+            replacement: false,
             end_expected: false,
+            slow: None,
+            memory: PeakMemory::default(),
+            sent_before: 0,
             process: Process::None,
             pid: None,
             seen: None,
         }
     }
 
+    /// Whether it is the run's parameter server.
+    pub(crate) fn is_server(&self) -> bool {
+        self.name == SERVER
+    }
+
     /// The id of its present or last process.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.pid
+    }
+
+    /// What its processes have sent to other peers, in bytes, as far as they have said so.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        let status = self.status.as_ref().filter(|status| Some(status.pid) == self.pid);
+        self.sent_before + status.map_or(0, |status| status.bytes_sent)
+    }
+
+    /// Slows its functions down from now on, also those of later processes.
+    pub(crate) fn slow_down(&mut self) {
+        self.slow.get_or_insert_with(|| Slow::start(self.directory.clone()));
     }
 
     /// Whether its process lives, as far as known.
@@ -181,9 +219,11 @@ impl Peer {
         let stdin = if launch.end_with_watcher { Stdio::piped() } else { Stdio::null() };
         command.stdin(stdin).stdout(stdout).stderr(stderr).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start {}", launch.program.display()))?;
+        self.sent_before = self.bytes_sent();
         self.pid = Some(child.id());
         self.process = Process::Child(child);
-        (self.stopped, self.restart, self.end_expected) = (false, false, false);
+        (self.stopped, self.restart, self.restart_at, self.end_expected) = (false, false, None, false);
+        self.replacement = false;
         Ok(())
     }
 
@@ -210,6 +250,7 @@ impl Peer {
             Process::Attached(pid) if is_alive(*pid, PEER_COMMAND) => None,
             Process::Attached(_) => Some(ExitStatus::from_raw(0)),
         };
+        self.memory.look(self.pid);
         // After the look at the process, so that the last status of one that has ended is not missed.
         self.refresh();
         let Some(status) = status else { return Ok(None) };
@@ -228,6 +269,7 @@ impl Peer {
             (Some(Phase::Finished), Some(0), _) => Exit::Finished,
             (Some(Phase::Left), Some(0), _) => Exit::Left,
             (_, Some(code), _) if code == i32::from(code::BUDGET) => Exit::BudgetUsedUp,
+            (_, Some(code), _) if code == i32::from(code::WORKER_LOST) => Exit::WorkerLost,
             (Some(Phase::Left), ..) if self.budget_used_up() => Exit::BudgetUsedUp,
             _ if matches!(self.process, Process::Attached(_)) => Exit::Gone,
             (_, code, None) => Exit::Code(code.unwrap_or_default()),
@@ -262,8 +304,13 @@ pub(crate) fn log_path(directory: &Path) -> PathBuf {
 
 /// The last lines of a peer's log.
 pub(crate) fn log_tail(directory: &Path) -> Vec<String> {
+    text_tail(&log_path(directory))
+}
+
+/// The last lines of a file that are not empty.
+pub(crate) fn text_tail(path: &Path) -> Vec<String> {
     let read = || -> std::io::Result<Vec<u8>> {
-        let mut file = File::open(log_path(directory))?;
+        let mut file = File::open(path)?;
         let length = file.metadata()?.len();
         file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
         let mut tail = Vec::new();

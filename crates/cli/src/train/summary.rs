@@ -12,6 +12,7 @@ use super::events::Event;
 use super::peers::{Exit, Peer};
 use super::watch::Watch;
 use crate::cost::{self, Bill, Projection};
+use crate::lost_work::LostWork;
 use crate::output::{Align, percent, table, thousands};
 use crate::runs::{self, PeerTotals};
 
@@ -38,6 +39,9 @@ pub(crate) struct Summary {
     peers: Vec<PeerSummary>,
     functions: Functions,
     cost: Cost,
+    lost_work: LostWork,
+    memory: Memory,
+    bytes_sent: u64,
     events: Vec<Event>,
     #[serde(skip)]
     test_samples: u32,
@@ -68,6 +72,15 @@ struct Cost {
     budget_usd: Option<Money>,
 }
 
+/// The largest resident sets, each of one process.
+#[derive(Debug, Default, Serialize)]
+struct Memory {
+    /// Of the peers in this session.
+    peer_bytes: u64,
+    /// Of functions since the run began, as far as they say.
+    function_bytes: u64,
+}
+
 /// The functions of all peers since the run began.
 #[derive(Debug, Default, Serialize)]
 struct Functions {
@@ -88,7 +101,9 @@ impl Summary {
         let rounds = last.map_or(0, |status| status.steps);
         let train_s = train_seconds(watch.training_since, &finished);
         let in_session = rounds.saturating_sub(watch.training_since.map_or(0, |(_, steps)| steps));
-        let (peers, functions) = summarise(&watch.peers);
+        let (peers, functions, function_bytes) = summarise(&watch.peers);
+        let peer_bytes = watch.peers.iter().map(|peer| peer.memory.bytes()).max().unwrap_or_default();
+        let (cost, lost_work) = by_the_ledgers(watch);
         Self {
             version: VERSION,
             run_id: spec.id(),
@@ -106,7 +121,10 @@ impl Summary {
             fingerprint: last.and_then(|status| status.fingerprint),
             peers,
             functions,
-            cost: cost(watch),
+            cost,
+            lost_work,
+            memory: Memory { peer_bytes, function_bytes },
+            bytes_sent: watch.peers.iter().map(Peer::bytes_sent).sum(),
             events: watch.events.clone(),
             test_samples: spec.dataset.test_samples,
         }
@@ -147,6 +165,12 @@ impl Summary {
             thousands(failed),
             thousands(retried),
             thousands(hedged)
+        ));
+        let LostWork { rounds_redone, samples_recomputed, stalled_s } = self.lost_work;
+        lines.push(format!(
+            "lost work  {} rounds done again, {} samples computed again, {stalled_s:.1} s without progress",
+            thousands(rounds_redone),
+            thousands(samples_recomputed)
         ));
         if self.cost.total_usd > Money::ZERO {
             lines.push(format!("cost       {}", self.cost.text()));
@@ -213,18 +237,21 @@ impl Cost {
     }
 }
 
-fn cost(watch: &Watch) -> Cost {
+fn by_the_ledgers(watch: &Watch) -> (Cost, LostWork) {
     // A summary without a bill is better than none; `peerless cost` says what cannot be read.
-    let Ok(reading) = cost::read(&watch.run, &Projection::default()) else { return Cost::default() };
+    let Ok(reading) = cost::read(&watch.run, &Projection::default()) else { return Default::default() };
+    let since_us = watch.events.first().map_or(0, |event| event.at_unix_us);
+    let lost_work = LostWork::of(&watch.run, &reading, since_us).unwrap_or_default();
     let total = Bill::of(&reading).total;
-    Cost {
+    let cost = Cost {
         total_usd: total.total(),
         functions_usd: total.charge.total(),
         peers_usd: total.machine,
         wasted_usd: total.wasted,
         wasted_share: total.wasted_share(),
         budget_usd: watch.budget,
-    }
+    };
+    (cost, lost_work)
 }
 
 fn finished(peers: &[Peer]) -> impl Iterator<Item = &PeerStatus> {
@@ -238,11 +265,19 @@ fn train_seconds(since: Option<(u64, u64)>, finished: &[&PeerStatus]) -> Option<
     (end > start).then(|| (end - start) as f64 / 1e6)
 }
 
-fn summarise(peers: &[Peer]) -> (Vec<PeerSummary>, Functions) {
+/// The peers, their functions, and the largest resident set of a function.
+fn summarise(peers: &[Peer]) -> (Vec<PeerSummary>, Functions, u64) {
     let mut functions = Functions::default();
+    let mut memory = 0;
     let mut summaries = Vec::new();
+    let server = peers.iter().find(|peer| peer.is_server());
     for peer in peers {
-        let totals = peer.status.as_ref().map(|status| totals(peer, status)).unwrap_or_default();
+        let mut totals = peer.status.as_ref().map(|status| totals(peer, status)).unwrap_or_default();
+        // Workers apply no rounds: what they contributed is in the server's ledger.
+        if let (Some(server), Some(status)) = (server, &peer.status) {
+            totals.contributions = runs::contributions(&server.directory, &status.peer).unwrap_or_default();
+        }
+        memory = totals.function_memory.max(memory);
         functions.invocations += totals.invocations;
         functions.cold_starts += totals.cold_starts;
         functions.failed += totals.failed;
@@ -261,7 +296,7 @@ fn summarise(peers: &[Peer]) -> (Vec<PeerSummary>, Functions) {
             exit: peer.exit().map_or_else(|| "running".to_owned(), |exit| exit.to_string()),
         });
     }
-    (summaries, functions)
+    (summaries, functions, memory)
 }
 
 /// From the ledger, which counts all processes of the peer; where it cannot be read, those of the
@@ -275,6 +310,7 @@ fn totals(peer: &Peer, status: &PeerStatus) -> PeerTotals {
         failed: status.functions.failed,
         retried: status.functions.retried,
         refused: status.refused,
+        function_memory: 0,
     })
 }
 

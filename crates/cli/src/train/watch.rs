@@ -15,6 +15,7 @@ use super::fault::{Action, Fault};
 use super::inject::{kill_functions, strike};
 use super::peers::{Exit, Launch, Peer, log_path, log_tail};
 use super::progress::{Progress, Sight};
+use super::topology::TopologyKind;
 use crate::output::percent;
 
 /// Time between two looks: a fraction of a round, so that faults come when they are due.
@@ -45,11 +46,14 @@ pub(crate) struct Watch {
     launch: Launch,
     /// Most that the run may cost.
     pub(crate) budget: Option<Money>,
+    pub(crate) topology: TopologyKind,
+    /// Time from the death of a process without which nothing goes on to the start of the next one.
+    pub(crate) boot: Duration,
     faults: Vec<Fault>,
-    progress: Progress,
+    pub(super) progress: Progress,
     round: u64,
     evaluated: Option<u64>,
-    interrupts: u32,
+    pub(super) interrupts: u32,
 }
 
 impl Watch {
@@ -64,6 +68,8 @@ impl Watch {
             training_since: None,
             launch,
             budget: None,
+            topology: TopologyKind::default(),
+            boot: Duration::ZERO,
             faults,
             progress,
             round: 0,
@@ -112,9 +118,10 @@ impl Watch {
         }
         self.observe();
         self.inject()?;
+        self.supervise()?;
         self.release_stopped();
         self.progress.show(self.sight());
-        Ok(self.peers.iter().any(Peer::lives))
+        Ok(self.peers.iter().any(|peer| peer.lives() || peer.restart_at.is_some()))
     }
 
     /// Optimizer steps of the most advanced peer.
@@ -132,7 +139,7 @@ impl Watch {
         }
     }
 
-    fn start_peer(&mut self, index: usize) -> anyhow::Result<()> {
+    pub(super) fn start_peer(&mut self, index: usize) -> anyhow::Result<()> {
         self.peers[index].start(&self.launch)?;
         let detail = format!("pid {}", self.peers[index].pid().unwrap_or_default());
         self.event(Kind::PeerStarted, Some(index), detail);
@@ -142,7 +149,7 @@ impl Watch {
     fn ended(&mut self, index: usize, exit: Exit) -> anyhow::Result<()> {
         let kind = match exit {
             Exit::Finished => Kind::PeerFinished,
-            Exit::Left | Exit::BudgetUsedUp => Kind::PeerLeft,
+            Exit::Left | Exit::BudgetUsedUp | Exit::WorkerLost => Kind::PeerLeft,
             Exit::Code(_) | Exit::Signal(_) | Exit::Gone => Kind::PeerDied,
         };
         self.event(kind, Some(index), exit.to_string());
@@ -152,6 +159,7 @@ impl Watch {
         if self.peers[index].restart {
             self.start_peer(index)?;
         }
+        self.plan_restart(index, exit);
         Ok(())
     }
 
@@ -194,6 +202,10 @@ impl Watch {
         for fault in due {
             if let Action::KillFunctions { count } = fault.action {
                 self.kill_functions(fault, count);
+            } else if let (Action::KillServer, Some(server)) =
+                (fault.action, self.peers.iter().position(Peer::is_server))
+            {
+                self.strike(fault, server)?;
             } else if let Some(index) = fault.action.peer().and_then(|peer| self.index(peer)) {
                 self.strike(fault, index)?;
             }
@@ -239,13 +251,13 @@ impl Watch {
     /// When all that is left are peers stopped by a fault, nothing ever happens again: they go on,
     /// and leave if the run is over without them.
     fn release_stopped(&mut self) {
-        let mut living = self.peers.iter().filter(|peer| peer.lives()).peekable();
+        let mut living = self.peers.iter().filter(|peer| peer.lives() && !peer.is_server()).peekable();
         if living.peek().is_none() || living.any(|peer| !peer.stopped) {
             return;
         }
         let over = self.peers.iter().any(|peer| peer.exit() == Some(Exit::Finished));
         for index in 0..self.peers.len() {
-            if self.peers[index].lives() {
+            if self.peers[index].lives() && self.peers[index].stopped {
                 let what = if over { "the run is over, peer leaves" } else { "no other peer is left, peer goes on" };
                 self.progress.say(&format!("peer {} is still stopped: {what}", self.peers[index].name));
                 if over {
@@ -266,7 +278,7 @@ impl Watch {
         self.progress.say(text);
         self.event(Kind::Interrupted, None, text.to_owned());
         for peer in &mut self.peers {
-            peer.restart = false;
+            (peer.restart, peer.restart_at) = (false, None);
             peer.signal(signal);
             peer.signal(Signal::CONT);
         }

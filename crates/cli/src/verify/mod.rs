@@ -12,11 +12,12 @@ use std::path::PathBuf;
 
 use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::PeerStatus;
-use peerless_protocol::{Digest, PeerId, RunId, RunSpec};
+use peerless_protocol::{Digest, Layout, PeerId, RunId, RunSpec};
 use peerless_store::{Ledger, PayloadFormat};
-use peerless_training::Model;
+use peerless_training::{Model, TrainingError};
 
 use crate::failure::Advise;
+use crate::runs;
 
 pub(crate) use findings::{Author, Finding, Findings};
 pub(crate) use recompute::Recomputed;
@@ -68,7 +69,7 @@ impl Evidence {
     /// Looks what there is of a run.
     pub(crate) fn gather(run: &RunDirectory) -> anyhow::Result<Self> {
         let spec = run.spec().clone();
-        let layout = Model::of(&spec)?.layout().clone();
+        let layout = layout(run)?;
         let format = PayloadFormat::new(&spec, &layout)?;
         let mut peers = Vec::new();
         for (name, directory) in run.peers()? {
@@ -82,6 +83,14 @@ impl Evidence {
 
     fn author(&self, peer: PeerId) -> Author {
         Author { peer, name: self.names.get(&peer).cloned() }
+    }
+}
+
+/// Where each tensor is in the run's vectors. Of a model that this program does not know, a checkpoint says it.
+fn layout(run: &RunDirectory) -> anyhow::Result<Layout> {
+    match Model::of(run.spec()) {
+        Err(TrainingError::UnknownModel { .. }) => Ok(runs::newest_checkpoint(run)?.1.state.header.layout),
+        model => Ok(model?.layout().clone()),
     }
 }
 

@@ -27,8 +27,11 @@ use peerless_protocol::{Digest, PeerId, RunId};
 use thiserror::Error;
 use tokio::time::Instant;
 
+use crate::engine::exchange::SharedSums;
 use crate::gateway::{Gateway, GatewayConfig, GatewayError};
 
+#[cfg(feature = "s3")]
+pub(crate) use bucket::SumsBucket;
 #[cfg(feature = "s3")]
 pub use bucket::{Bucket, BucketConfig, BucketError, Credentials};
 #[cfg(feature = "redis")]
@@ -43,6 +46,31 @@ pub enum DataPathConfig {
     /// A bucket of an S3-compatible store.
     #[cfg(feature = "s3")]
     Bucket(BucketConfig),
+}
+
+/// By which way sums go from peer to peer. All peers of a run go the same way.
+#[derive(Debug, Clone, Default)]
+pub enum ExchangeConfig {
+    /// From one to the other.
+    #[default]
+    Direct,
+    /// Through a bucket, as serverless functions do that cannot reach each other.
+    #[cfg(feature = "s3")]
+    Bucket(Box<BucketConfig>),
+}
+
+impl ExchangeConfig {
+    /// The place in between, if there is one.
+    #[cfg_attr(not(feature = "s3"), expect(unused_variables, reason = "peers reach each other without anybody's help"))]
+    pub(crate) async fn open(&self, run: &RunId, peer: PeerId) -> Result<Option<Arc<dyn SharedSums>>, OpenError> {
+        Ok(match self {
+            Self::Direct => None,
+            #[cfg(feature = "s3")]
+            Self::Bucket(config) => {
+                Some(Arc::new(SumsBucket::open(config, run, peer).await.map_err(DataPathError::from)?))
+            }
+        })
+    }
 }
 
 /// A way to tensors that cannot be opened.

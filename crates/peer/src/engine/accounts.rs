@@ -17,7 +17,7 @@ use peerless_functions::{AttemptId, InvocationRecord, Meter};
 use peerless_store::{EventRecord, Ledger, ledger_path};
 use serde_json::{Value, json};
 
-use crate::bill::Sessions;
+use crate::bill::{Sessions, exchange_cost};
 use crate::options::PeerError;
 use crate::status::BillStatus;
 
@@ -54,6 +54,8 @@ struct Books {
     functions: Money,
     /// What machines cost in earlier sessions.
     earlier_machines: Money,
+    /// What the exchange of sums through a bucket cost.
+    exchange: Money,
     /// Costs of the last calls.
     calls: VecDeque<Money>,
     /// Whether the platform bills on its own account.
@@ -86,8 +88,9 @@ impl Accounts {
                 remember(&mut books.calls, cost);
             }
         })?;
+        books.exchange = sessions.exchanged(&ledger)?.iter().map(|exchanged| exchanged.cost).sum();
         let stopped_before = ledger.events_of(USED_UP, 1)?.pop().and_then(|event| stopped_at(&event));
-        let spent = books.functions + books.earlier_machines;
+        let spent = books.functions + books.earlier_machines + books.exchange;
         books.used_up = budget.is_some_and(|budget| budget <= spent || stopped_before >= Some(budget));
         Ok(Self { tariff, budget, platforms, began: Instant::now(), books: Mutex::new(books) })
     }
@@ -105,6 +108,11 @@ impl Accounts {
     /// Whether the peer has to leave.
     pub fn is_used_up(&self) -> bool {
         self.books().used_up
+    }
+
+    /// What a peer asked of the bucket by which sums go from peer to peer.
+    pub fn exchanged(&self, event: &EventRecord) {
+        self.books().exchange += exchange_cost(&self.tariff, event);
     }
 
     /// Looks at what is under way; whether the peer has to leave.
@@ -140,7 +148,7 @@ impl Accounts {
     /// What people are told; `None` where nothing costs anything.
     pub fn status(&self) -> Option<BillStatus> {
         let books = self.books();
-        let peer_usd = books.earlier_machines + self.tariff.machine_time(self.age_us());
+        let peer_usd = books.exchange + books.earlier_machines + self.tariff.machine_time(self.age_us());
         let spent_usd = books.functions + peer_usd;
         let priced = self.platforms.0.iter().any(|platform| self.tariff.charges(platform)) || spent_usd > Money::ZERO;
         priced.then(|| BillStatus {
@@ -167,7 +175,7 @@ impl Accounts {
     }
 
     fn spent(&self, books: &Books) -> Money {
-        books.functions + books.earlier_machines + self.tariff.machine_time(self.age_us())
+        books.functions + books.exchange + books.earlier_machines + self.tariff.machine_time(self.age_us())
     }
 
     /// What has been spent, and what will be if the peer leaves now.

@@ -63,6 +63,12 @@ impl Blobs {
         Some(Bytes::from_owner(PayloadBytes(payload)))
     }
 
+    /// A state's bytes to be pushed.
+    pub fn state(&self, digest: &Digest) -> Result<Bytes, BlobError> {
+        let file = self.lock().states.get(digest).cloned().ok_or(BlobError::Unknown)?;
+        read(&file, 0..file.size())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Contents> {
         // Every holder leaves the maps consistent, even one that panicked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,22 +101,26 @@ impl BlobSource for Blobs {
         if length != total {
             return Err(BlobError::OtherLength { total: length });
         }
-        let unreadable = |reason: String| BlobError::Read(reason);
-        let size = |value: u64| usize::try_from(value).map_err(|error| unreadable(error.to_string()));
-        let (start, end) = (size(range.start)?, size(range.end)?);
         match blob {
-            Blob::State(file) => {
-                let mut buffer = vec![0; end.saturating_sub(start)];
-                file.read_exact_at(range.start, &mut buffer).map_err(|error| unreadable(error.to_string()))?;
-                Ok(buffer.into())
-            }
+            Blob::State(file) => read(&file, range),
             Blob::Payload(payload) => {
+                let (start, end) = (size(range.start)?, size(range.end)?);
                 let bytes = Bytes::from_owner(PayloadBytes(payload));
                 if start > end || end > bytes.len() {
-                    return Err(unreadable(format!("{start}..{end} is outside of it")));
+                    return Err(BlobError::Read(format!("{start}..{end} is outside of it")));
                 }
                 Ok(bytes.slice(start..end))
             }
         }
     }
+}
+
+fn read(file: &StateFile, range: Range<u64>) -> Result<Bytes, BlobError> {
+    let mut buffer = vec![0; size(range.end.saturating_sub(range.start))?];
+    file.read_exact_at(range.start, &mut buffer).map_err(|error| BlobError::Read(error.to_string()))?;
+    Ok(buffer.into())
+}
+
+fn size(value: u64) -> Result<usize, BlobError> {
+    usize::try_from(value).map_err(|error| BlobError::Read(error.to_string()))
 }

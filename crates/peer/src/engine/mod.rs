@@ -5,19 +5,20 @@ mod blobs;
 mod clock;
 mod discovery;
 mod event_loop;
+pub(crate) mod exchange;
 mod functions;
 mod gradients;
 mod journal;
 mod refusals;
 mod reporter;
+mod role;
 mod storage;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use peerless_functions::{Burst, Fallback, FunctionPlatform, Hedging, ProcessPool};
-use peerless_protocol::{Config, Crowd, Digest, Node, PeerId, RunSpec, StateHeader};
+use peerless_protocol::{Config, Digest, PeerId, RunSpec, StateHeader};
 use peerless_store::{
     Batch, EventRecord, GradientFiles, Opened, PayloadFormat, Resumed, State, StateOrigin, Store, StoreError,
     StoredState,
@@ -32,13 +33,12 @@ use accounts::Accounts;
 use blobs::Blobs;
 use clock::Clock;
 use event_loop::{EventLoop, Parts, evaluation_status, functions_status, write_checkpoint};
+use exchange::Exchange;
 use functions::{Functions, Prepared};
 use journal::{Journal, invocation_records};
 use reporter::Reporter;
+use role::Role;
 use storage::{Storage, meta};
-
-/// How long the first round waits for the peers that are expected.
-const GATHER_AT_MOST: Duration = Duration::from_secs(5);
 
 /// Room that a fetched state may need beyond one of this peer's: counters in its header grow.
 const STATE_SLACK_BYTES: u64 = 4096;
@@ -53,13 +53,15 @@ const MAX_PEERS: usize = 256;
 pub async fn run_peer(options: PeerOptions, leave: impl Future<Output = ()> + Send) -> Result<PeerSummary, PeerError> {
     let directory = options.run.peer_directory(&options.name)?;
     let identity = Identity::load_or_generate(&directory.join("identity.key"))?;
+    let role = Role::of(&options.topology, &identity.peer_id());
+    role.forget_what_is_not_durable(&directory);
     let spec = options.run.spec().clone();
     let (store_directory, tensors) = (directory.clone(), tensor_directory(&directory));
     let opened = tokio::task::spawn_blocking(move || Store::open(&store_directory, &tensors, &spec)).await;
     // Only now that the store's lock is held may the status be written: it may be another process's.
     let opened = opened.map_err(|_| PeerError::Thread("store"))??;
     let (reporter, writer) = Reporter::start(directory.clone(), starting(&options, identity.peer_id()))?;
-    let outcome = run_opened(options, &identity, &directory, opened, &reporter, leave).await;
+    let outcome = run_opened(options, role, &identity, &directory, opened, &reporter, leave).await;
     reporter.update(|status| {
         status.updated_unix_us = unix_us();
         match &outcome {
@@ -79,6 +81,7 @@ pub async fn run_peer(options: PeerOptions, leave: impl Future<Output = ()> + Se
 
 async fn run_opened(
     mut options: PeerOptions,
+    role: Role,
     identity: &Identity,
     directory: &Path,
     opened: Opened,
@@ -158,6 +161,7 @@ async fn run_opened(
     let (transport, events) = transport::bind(transport_config, &options.relays, blobs.clone()).await?;
     let transport = Arc::new(transport);
     let addresses = transport.addresses();
+    let spec_id = spec.id();
     let node_config = Config {
         spec,
         key: identity.signing_key().clone(),
@@ -165,10 +169,11 @@ async fn run_opened(
         payload: format.shape(),
         max_state_bytes,
         expected_peers: options.expected_peers,
-        gather_at_most: GATHER_AT_MOST,
-        crowd: Crowd::default(),
+        gather_at_most: role.gather_at_most(resuming),
+        membership: role.membership(),
+        crowd: role.crowd(),
     };
-    let node = Node::new(node_config, meta(&state, &stored), addresses.clone(), clock.now());
+    let node = role.participant(node_config, meta(&state, &stored), addresses.clone(), clock.now());
     options.bootstrap.iter().for_each(|(peer, known)| transport.dial(*peer, known.clone()));
     reporter.update(|status| {
         status.phase = if state.header.finished.is_some() { Phase::Finished } else { Phase::Training };
@@ -179,6 +184,7 @@ async fn run_opened(
         describe(status, &state.header, stored.reference.digest);
         status.updated_unix_us = unix_us();
     });
+    let exchange = options.exchange.open(&spec_id, identity.peer_id()).await?.map(Exchange::new);
     let storage = Storage::start(store, state, stored.clone(), blobs.clone(), format, gradients)?;
     let parts = Parts {
         node,
@@ -192,15 +198,17 @@ async fn run_opened(
         reporter: reporter.clone(),
         run: options.run,
         stored,
-        checkpoint_every: options.checkpoint_every,
+        checkpoint_every: role.checkpoint_every(options.checkpoint_every),
         payload_bytes: format.shape().bytes(None),
+        exchange,
         fingerprint,
     };
     let mut event_loop = EventLoop::new(parts);
     let outcome = event_loop.run(events, leave).await;
     event_loop.stop_functions().await;
     let flushed = event_loop.flush().await;
-    let closed = close(event_loop, tensor_directory(directory)).await;
+    let keeps_state = role.keeps_its_state_after(&outcome);
+    let closed = close(event_loop, tensor_directory(directory), keeps_state).await;
     outcome.and(flushed).and(closed)
 }
 
@@ -302,12 +310,15 @@ pub fn release_tensors(peer_directory: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Ends in order: the goodbye to others, the last checkpoint, the ledger.
-async fn close(event_loop: EventLoop, tensors: PathBuf) -> Result<(), PeerError> {
+/// Ends in order: the goodbye to others, the last checkpoint if the state is to be kept, the ledger.
+async fn close(event_loop: EventLoop, tensors: PathBuf, keeps_state: bool) -> Result<(), PeerError> {
     let mut parts = event_loop.close().await;
     parts.reporter.update(|status| status.functions = functions_status(&parts.functions));
     parts.transport.shutdown().await;
-    let mut checkpointed = write_checkpoint(parts.storage.clone()).await;
+    if let Some(exchange) = parts.exchange.take() {
+        exchange.close().await;
+    }
+    let mut checkpointed = if keeps_state { write_checkpoint(parts.storage.clone()).await } else { Ok(()) };
     if checkpointed.is_ok() {
         // The newest state is in a checkpoint; memory that no process owns must not outlive the run.
         // Done on the store's thread, which still holds the locks.
@@ -349,6 +360,7 @@ fn starting(options: &PeerOptions, peer: PeerId) -> PeerStatus {
         rounds_applied: 0,
         contributions: 0,
         backup_units: 0,
+        bytes_sent: 0,
         divergences: 0,
         last_divergence: None,
         refused: 0,

@@ -47,6 +47,9 @@ pub(super) struct Worker {
 /// Forms something from computed units; `Ok(None)` if their round is over.
 pub(super) type SumOfOwn<T> = fn(&mut Worker, StateRef, &UnitSet) -> Result<Option<T>, SumsError>;
 
+/// A state of others that is kept now.
+pub(super) type TakenIn = (StateMeta, StoredState, Box<StateHeader>);
+
 /// What applying a round gave.
 pub(super) struct Applied {
     pub meta: StateMeta,
@@ -244,14 +247,27 @@ impl Worker {
 
     /// Keeps a state fetched from others, whose digest is checked; `Ok(None)` if it is not a state, or
     /// of another round than was said. Nothing of it is kept then.
-    pub fn take_in(&mut self, wanted: StateRef, bytes: &[u8]) -> Result<Option<(StateMeta, StoredState)>, PeerError> {
-        let decoded = State::decode(bytes, self.store.spec());
-        let Some(state) = decoded.ok().filter(|state| state.header.round == wanted.round) else { return Ok(None) };
+    pub fn take_in(&mut self, wanted: StateRef, bytes: &[u8]) -> Result<Option<TakenIn>, PeerError> {
+        let state = self.decode(bytes).filter(|state| state.header.round == wanted.round);
+        state.map(|state| self.keep(state)).transpose()
+    }
+
+    /// Keeps a state that was pushed here under this digest; `Ok(None)` if it is not that state.
+    pub fn take_in_pushed(&mut self, digest: Digest, bytes: &[u8]) -> Result<Option<TakenIn>, PeerError> {
+        let taken = self.decode(bytes).map(|state| self.keep(state)).transpose()?;
+        Ok(taken.filter(|(meta, ..)| meta.state.digest == digest))
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Option<State> {
+        State::decode(bytes, self.store.spec()).ok()
+    }
+
+    fn keep(&mut self, state: State) -> Result<TakenIn, PeerError> {
         let stored = self.store.adopt(&state, StateOrigin::Fetched)?;
         self.publish_states();
-        let meta = meta(&state, &stored);
+        let (meta, header) = (meta(&state, &stored), Box::new(state.header.clone()));
         self.fetched = Some((state, stored.clone()));
-        Ok(Some((meta, stored)))
+        Ok((meta, stored, header))
     }
 
     /// The header of the current state.

@@ -127,6 +127,9 @@ pub trait Transport: Send + Sync + 'static {
     /// Longest blob in bytes.
     fn max_blob_bytes(&self) -> u64;
 
+    /// Bytes of messages, blobs and their frames that were written to other peers, before encryption.
+    fn bytes_sent(&self) -> u64;
+
     /// Where this peer listens.
     fn local_addr(&self) -> SocketAddr;
 

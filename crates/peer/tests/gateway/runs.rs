@@ -7,7 +7,9 @@ use std::time::Duration;
 use peerless_peer::data_path::DataPathConfig;
 use peerless_peer::gateway::GatewayConfig;
 use peerless_peer::ticket::JoinSecret;
-use peerless_peer::{Compute, FunctionsConfig, PeerError, PeerOptions, PeerSummary, Phase, RunDirectory, run_peer};
+use peerless_peer::{
+    Compute, FunctionsConfig, PeerError, PeerOptions, PeerSummary, Phase, RunDirectory, Topology, run_peer,
+};
 use peerless_protocol::function::{Task, Work};
 use peerless_protocol::{Digest, Layout, LayoutEntry, Role, RoundPlan, UnitSet};
 use peerless_store::{PayloadFormat, RoundSums};
@@ -30,6 +32,7 @@ async fn run(folder: &Path, functions: Elsewhere, gateway: bool) -> Result<PeerS
         expected_peers: 0,
         functions: FunctionsConfig::Platform(Arc::new(functions)),
         compute: Compute::Functions,
+        topology: Topology::PeerToPeer,
         data_path: gateway.then(|| DataPathConfig::Gateway(GatewayConfig::new(listen))),
         hedge: None,
         fallback: None,
@@ -37,6 +40,7 @@ async fn run(folder: &Path, functions: Elsewhere, gateway: bool) -> Result<PeerS
         checkpoint_every: Duration::from_secs(60),
         tariff: Default::default(),
         budget: None,
+        exchange: peerless_peer::data_path::ExchangeConfig::Direct,
         gradient_store: None,
     };
     run_peer(options, std::future::pending()).await

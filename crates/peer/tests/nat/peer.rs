@@ -10,7 +10,7 @@ use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::{PeerStatus, unix_us};
 use peerless_peer::ticket::{JoinSecret, Ticket};
 use peerless_peer::transport::RelayUrl;
-use peerless_peer::{Compute, PeerOptions, fetch_spec, run_peer};
+use peerless_peer::{Compute, PeerOptions, Topology, fetch_spec, run_peer};
 use peerless_protocol::RunSpec;
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,7 @@ async fn take_part(orders: Orders) {
         expected_peers: orders.expected_peers,
         functions: functions.into(),
         compute: Compute::Functions,
+        topology: Topology::PeerToPeer,
         data_path: None,
         hedge: None,
         fallback: None,
@@ -71,6 +72,7 @@ async fn take_part(orders: Orders) {
         checkpoint_every: Duration::from_secs(60),
         tariff: Tariff::default(),
         budget: None,
+        exchange: peerless_peer::data_path::ExchangeConfig::Direct,
         gradient_store: None,
     };
     let tickets = tokio::spawn(leave_ticket(run, orders.directory, orders.relays));

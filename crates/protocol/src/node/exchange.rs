@@ -14,17 +14,13 @@ use crate::message::Message;
 use crate::mutant::Mutant;
 use crate::state::StateRef;
 use crate::time::Time;
-use crate::units::{RoundPlan, UnitKind, UnitSet};
+use crate::units::{RoundPlan, UnitSet};
 
 /// Contributions to the next round that are kept until this peer gets there.
 const MAX_EARLY: usize = 8192;
 
-/// Longest computing time that a contribution of another peer is believed to have taken; bounds what a
-/// lying member can do to deadlines.
-const MAX_ELAPSED: Duration = Duration::from_secs(600);
-
 /// Payloads that no contribution has announced yet, which are kept in the hope that one will.
-const MAX_UNANNOUNCED: usize = 64;
+pub(crate) const MAX_UNANNOUNCED: usize = 64;
 
 /// The same where payloads are shards, as small as there are many.
 const MAX_UNANNOUNCED_SHARDS: usize = 4096;
@@ -32,15 +28,11 @@ const MAX_UNANNOUNCED_SHARDS: usize = 4096;
 impl Node {
     /// Has the exact sum of computed units formed; evaluations have no vector and need no sum.
     pub(super) fn sum(&mut self, now: Time, units: UnitSet) {
-        if self.has_gradient(&units) {
+        if self.round.has_gradient(&units) {
             self.emit(Effect::Sum { from: self.round.from, units });
         } else {
             self.contribute(now, units, None);
         }
-    }
-
-    pub(super) fn has_gradient(&self, units: &UnitSet) -> bool {
-        units.iter().any(|unit| self.round.plan.kind(unit) == UnitKind::Gradient)
     }
 
     pub(super) fn summed(&mut self, now: Time, from: StateRef, units: UnitSet, payload: PayloadRef) {
@@ -71,24 +63,14 @@ impl Node {
     /// A contribution of this peer's own units, still without a payload. `None` if their losses cannot be
     /// summed: then they have failed here.
     pub(super) fn own_contribution(&mut self, now: Time, units: &UnitSet) -> Option<Contribution> {
-        let Some((training, evaluation)) = self.totals(units) else {
+        let Some(contribution) = self.round.contribution_of(self.run, self.me, units) else {
             let cause = "the sum of the samples' losses does not fit";
             units.iter().for_each(|unit| self.unit_failed_here(now, self.round.from, unit, cause));
             return None;
         };
-        let elapsed = self.slowest(units);
+        let elapsed = Duration::from_micros(contribution.elapsed_us);
         self.pace.computed(elapsed, units.len(), self.config.functions);
-        Some(Contribution {
-            run: self.run,
-            peer: self.me,
-            from: self.round.from,
-            units: units.clone(),
-            shard: None,
-            training,
-            evaluation,
-            elapsed_us: u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
-            payload: None,
-        })
+        Some(contribution)
     }
 
     pub(super) fn offer(&mut self, peer: PeerId, signed: &SignedContribution) {
@@ -157,9 +139,7 @@ impl Node {
     }
 
     fn learn_pace(&mut self, from: PeerId, contribution: &Contribution) {
-        // Whoever has only added up has computed nothing.
-        if contribution.elapsed_us > 0 {
-            let elapsed = Duration::from_micros(contribution.elapsed_us).min(MAX_ELAPSED);
+        if let Some(elapsed) = contribution.computing_time() {
             let heartbeat = self.neighbours.get(&from).and_then(|neighbour| neighbour.last);
             self.pace.computed(elapsed, contribution.units.len(), heartbeat.map_or(1, |last| last.functions));
         }
@@ -237,13 +217,8 @@ impl Node {
 
     /// Adds a payload to the round's total if it overlaps with nothing in there.
     fn accumulate(&mut self, index: usize) {
-        let contribution = &self.round.entries[index].signed.contribution;
-        if let Some(payload) = contribution.payload.filter(|_| contribution.units.is_disjoint(&self.round.accumulated))
-        {
-            let units = contribution.units.clone();
-            self.round.accumulated = self.round.accumulated.union(&units);
-            self.emit(Effect::Accumulate { from: self.round.from, units, payload });
-        }
+        let accumulate = self.round.accumulate(index);
+        self.effects.extend(accumulate);
     }
 
     /// Applies the round if there is a cover, and otherwise asks for subsets that make one.
@@ -292,18 +267,7 @@ impl Node {
                 self.sum(now, mine);
             }
         }
-        let makers: Vec<(PeerId, UnitSet)> = self
-            .round
-            .entries
-            .iter()
-            .map(|e| (e.signed.contribution.peer, e.signed.contribution.units.clone()))
-            .collect();
-        for (peer, units) in makers {
-            let part: UnitSet = left.iter().filter(|unit| units.contains(*unit)).collect();
-            if part.is_empty() || peer == self.me {
-                continue;
-            }
-            left = left.difference(&part);
+        for (peer, part) in self.round.makers_of(left, &self.me) {
             if self.round.wanted.insert((peer, part.clone(), None)) {
                 self.send(peer, Message::UnitsWanted { from: self.round.from, units: part, shard: None });
             }
@@ -351,16 +315,7 @@ impl Node {
         if self.is_mutated(Mutant::NoFetchOfLostPayloads) {
             return;
         }
-        let mut late = Vec::new();
-        for entry in self.round.awaited_mut() {
-            if let (Some(at), Some(payload)) = (entry.fetch_at, entry.signed.contribution.payload)
-                && at <= now
-            {
-                entry.fetch_at = Some(again);
-                entry.asked = true;
-                late.push(Effect::FetchPayload { from: entry.signed.contribution.peer, payload });
-            }
-        }
+        let late = self.round.late_payloads(now, again);
         self.effects.extend(late);
     }
 

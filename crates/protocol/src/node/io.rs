@@ -33,6 +33,20 @@ pub struct Config {
     pub gather_at_most: Duration,
     /// From how many peers on messages are saved.
     pub crowd: Crowd,
+    /// Whether peers may come and go.
+    pub membership: Membership,
+}
+
+/// Whether peers may come and go while the run is trained.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Membership {
+    /// They may: who is there shares the work.
+    #[default]
+    Open,
+    /// The expected peers, from the first round on, as in the collective operations of MPI, NCCL and Gloo: work begins
+    /// when all are there and is dealt out in equal shares, everyone waits for everyone, and when one is lost all
+    /// stop. The baseline that fault tolerance is compared with.
+    Fixed,
 }
 
 /// From how many peers on a peer stops to talk to all others about everything. Chosen automatically;
@@ -137,7 +151,7 @@ pub enum Input {
         /// The next state.
         meta: StateMeta,
     },
-    /// Answer to [`Effect::FetchState`]: the state is in the store, its digest checked.
+    /// Answer to [`Effect::FetchState`], or pushed by the server: the state is in the store, its digest checked.
     StateFetched(StateMeta),
     /// Answer to [`Effect::FetchState`]: no donor had it.
     StateUnavailable(StateRef),
@@ -165,6 +179,13 @@ pub enum Effect {
         to: PeerId,
         /// The payload.
         payload: PayloadRef,
+    },
+    /// Push a state of the store to workers; losing it is allowed.
+    PushState {
+        /// The receivers.
+        to: Vec<PeerId>,
+        /// The state.
+        state: StateRef,
     },
     /// Ask a peer for a payload that was announced but did not arrive.
     FetchPayload {
@@ -263,6 +284,9 @@ pub enum StopReason {
         /// The cause as the last peer reported it.
         cause: String,
     },
+    /// A peer of a [fixed membership](Membership::Fixed) is gone.
+    #[error("worker {} is lost, and nobody takes its place", .0.short())]
+    WorkerLost(PeerId),
     /// The losses of a round are too large for their exact sum.
     #[error(
         "the losses of round {round} are too large to be summed: the model has diverged; use a smaller learning rate"

@@ -3,14 +3,14 @@
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::io::{Effect, Event, RefusalKind};
+use super::io::{Effect, Event, RefusalKind, StopReason};
 use super::{Neighbour, Node, Phase};
-use crate::assignment::{Capacities, Capacity};
+use crate::assignment::Capacities;
 use crate::ids::PeerId;
 use crate::message::{Heartbeat, MAX_ADDRESSES, MAX_MEMBERS, Member, Message};
 use crate::mutant::Mutant;
 use crate::time::Time;
-use crate::unit_time::{Announced, UnitTime, speed};
+use crate::unit_time::{Announced, UnitTime, capacities};
 
 /// How often a peer says that it lives. Also how long a new state can stay unknown to a peer that
 /// missed its announcement.
@@ -57,14 +57,13 @@ impl Node {
         let mut peers: Vec<(PeerId, u32, u32)> =
             others.map(|(peer, other)| (*peer, functions(other), unit_time(&other.unit_time))).collect();
         peers.push((self.me, self.config.functions, unit_time(&self.unit_time)));
-        let fastest = peers.iter().map(|(.., us)| *us).filter(|us| *us > 0).min().unwrap_or_default();
-        let capacity = |functions, us| Capacity { functions, speed: speed(us, fastest) };
-        peers.into_iter().map(|(peer, functions, us)| (peer, capacity(functions, us))).collect()
+        capacities(&peers)
     }
 
     /// Announces how long a unit takes here, with the next heartbeat.
     pub(super) fn announce_unit_time(&mut self, new: Option<UnitTime>) {
-        if let Some(new) = new {
+        // Collective operations deal out equal shares.
+        if let Some(new) = new.filter(|_| !self.is_fixed()) {
             self.unit_time.take(new);
             self.emit(Effect::Record(Event::UnitTime(new)));
         }
@@ -117,6 +116,9 @@ impl Node {
         // Whoever lives dials by itself; remembering all who ever came would fill the list.
         self.members.remove(&peer);
         self.emit(Effect::Record(Event::PeerLost(peer)));
+        if self.is_fixed() && self.phase == Phase::Working {
+            return self.stop(StopReason::WorkerLost(peer));
+        }
         self.view_changed(now);
     }
 
@@ -278,6 +280,9 @@ impl Node {
 
     /// How long a neighbour may take to answer.
     fn patience(&self) -> Duration {
+        if self.is_fixed() {
+            return Duration::MAX;
+        }
         if self.is_sparse() { SUSPECT_AFTER } else { SUSPECT_AFTER / 2 }
     }
 

@@ -21,9 +21,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use exchange::MAX_UNANNOUNCED;
 pub use footprint::Footprint;
-pub use io::{Config, Crowd, Effect, Event, Input, RefusalKind, StateMeta, StopReason};
+pub use io::{Config, Crowd, Effect, Event, Input, Membership, RefusalKind, StateMeta, StopReason};
 pub use membership::{HEARTBEAT_EVERY, SUSPECT_AFTER};
+pub(crate) use round::{Entry, Own, Round};
+pub(crate) use work::truncated;
 
 use crate::assignment::Capacity;
 use crate::contribution::{ContributionError, PayloadRef, SignedContribution};
@@ -34,10 +37,9 @@ use crate::state::StateRef;
 use crate::time::Time;
 use crate::unit_time::{Announced, Stopwatch};
 use crate::units::UnitSet;
-use round::Round;
 
 /// How long a peer that has the final state stays for others that have not.
-const LINGER: Duration = Duration::from_secs(10);
+pub(crate) const LINGER: Duration = Duration::from_secs(10);
 
 /// What is known of a connected peer.
 #[derive(Debug, Clone)]
@@ -57,7 +59,7 @@ struct Neighbour {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     /// Waiting for the peers that are expected at the start.
     Gathering,
     Working,
@@ -246,7 +248,8 @@ impl Node {
             Message::MembersWanted => self.members_wanted(from),
             Message::Leaving => self.lost(now, from),
             Message::SpecWanted => self.send(from, Message::Spec(self.config.spec.encode())),
-            Message::Spec(_) => {}
+            // Only workers of a server are given work.
+            Message::Spec(_) | Message::Work { .. } => {}
         }
     }
 
@@ -263,6 +266,10 @@ impl Node {
             self.chase(now);
         }
         self.check_exit(now);
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.config.membership == Membership::Fixed
     }
 
     fn emit(&mut self, effect: Effect) {

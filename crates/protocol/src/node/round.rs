@@ -3,17 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::io::Crowd;
+use super::io::{Crowd, Effect};
 use super::shards::Sharding;
 use crate::assignment::{Capacities, assign, ranking};
-use crate::contribution::{PayloadRef, SignedContribution};
-use crate::ids::PeerId;
+use crate::contribution::{Contribution, PayloadRef, SignedContribution};
+use crate::ids::{PeerId, RunId};
 use crate::pace::Pace;
 use crate::shard::{MAX_SHARDS, PayloadShape};
 use crate::spec::RunSpec;
 use crate::state::{StateRef, Tally};
 use crate::time::Time;
-use crate::units::{RoundPlan, UnitSet};
+use crate::units::{RoundPlan, UnitKind, UnitSet};
 
 /// Contributions that one peer may make to one round beyond one per unit; bounds what a lying
 /// member can make others keep.
@@ -21,7 +21,7 @@ const SPARE_CONTRIBUTIONS: u32 = 8;
 
 /// A unit in the hands of this peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Own {
+pub(crate) enum Own {
     Computing { since: Time },
     Computed { tally: Tally, elapsed: Duration },
     Failed,
@@ -29,7 +29,7 @@ pub(super) enum Own {
 
 /// A contribution and whether its payload is in the store.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     pub signed: SignedContribution,
     pub ready: bool,
     pub announced: Time,
@@ -68,7 +68,7 @@ struct Debt {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Round {
+pub(crate) struct Round {
     pub from: StateRef,
     pub plan: RoundPlan,
     pub began: Time,
@@ -224,18 +224,13 @@ impl Round {
         computed.map(|(unit, _)| *unit).collect()
     }
 
-    /// Moves the debts of peers that are not in `view` to those that are, and returns the units. The new
-    /// debts are read from [`Round::owed_by`].
+    /// Moves the debts of peers that are not in `view` to those that are, deals out what nobody owes, and returns the
+    /// units. The new debts are read from [`Round::owed_by`].
     pub fn reassign(&mut self, now: Time, view: &Capacities) -> UnitSet {
         // Shard by shard a peer does not see which units the shards of others lack.
         let missing = if self.sharding.active { self.plan.all() } else { self.missing() };
-        let gone = |debt: &Debt| !view.contains_key(&debt.peer);
-        let orphans: UnitSet = self
-            .debts
-            .iter()
-            .filter(|(unit, debt)| gone(debt) && missing.contains(**unit))
-            .map(|(unit, _)| *unit)
-            .collect();
+        let owed = |unit: &u32| self.debts.get(unit).is_some_and(|debt| view.contains_key(&debt.peer));
+        let orphans: UnitSet = missing.iter().filter(|unit| !owed(unit)).collect();
         for (unit, peer) in assign(&self.from.digest, &orphans, view) {
             self.debts.insert(unit, Debt { peer, since: now });
         }
@@ -272,10 +267,30 @@ impl Round {
         }
         let order = ranking(&self.from.digest, unit, view);
         let place = order.iter().filter(|peer| **peer != debt.peer).position(|peer| peer == me)?;
+        Some(self.backup_of(debt, place, view, pace))
+    }
+
+    /// Who is to compute `unit` next in place of its debtor, and when, in the same order; `asked` tells who has been
+    /// asked before.
+    pub fn next_backup(
+        &self,
+        unit: u32,
+        view: &Capacities,
+        pace: &Pace,
+        asked: impl Fn(&PeerId) -> bool,
+    ) -> Option<(Time, PeerId)> {
+        let debt = self.debts.get(&unit)?;
+        let order = ranking(&self.from.digest, unit, view);
+        let others = order.into_iter().filter(|peer| *peer != debt.peer).enumerate();
+        let (place, peer) = others.into_iter().find(|(_, peer)| !asked(peer))?;
+        Some((self.backup_of(debt, place, view, pace), peer))
+    }
+
+    fn backup_of(&self, debt: &Debt, place: usize, view: &Capacities, pace: &Pace) -> Time {
         let load = self.owed_by(&debt.peer).len();
         let functions = view.get(&debt.peer).map_or(1, |capacity| capacity.functions);
         let wait: Duration = pace.overdue_after(load, functions);
-        Some(debt.since + wait.saturating_mul(place as u32 + 1))
+        debt.since + wait.saturating_mul(place as u32 + 1)
     }
 
     /// Contributions whose payloads are still of use and not here.
@@ -298,5 +313,138 @@ impl Round {
     /// The payloads that the round's contributions speak of.
     pub fn payloads(&self) -> BTreeSet<PayloadRef> {
         self.all_entries().filter_map(|entry| entry.signed.contribution.payload).collect()
+    }
+}
+
+/// Work in the own hands, the same for whoever computes.
+impl Round {
+    /// Has those of `units` computed that were not begun.
+    pub fn compute(&mut self, now: Time, units: &UnitSet) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for unit in units.iter() {
+            if self.own.contains_key(&unit) {
+                continue;
+            }
+            self.own.insert(unit, Own::Computing { since: now });
+            effects.push(Effect::Compute { from: self.from, unit, kind: self.plan.kind(unit) });
+        }
+        effects
+    }
+
+    /// The same, to be announced as one sum.
+    pub fn compute_together(&mut self, now: Time, units: &UnitSet) -> Vec<Effect> {
+        let new: UnitSet = units.iter().filter(|unit| !self.own.contains_key(unit)).collect();
+        let effects = self.compute(now, &new);
+        if !new.is_empty() {
+            self.groups.push(new);
+        }
+        effects
+    }
+
+    /// A unit is computed; whether it was under way.
+    pub fn computed_here(&mut self, now: Time, unit: u32, tally: Tally) -> bool {
+        let Some(Own::Computing { since }) = self.own.get(&unit) else { return false };
+        let elapsed = now.since(*since);
+        self.own.insert(unit, Own::Computed { tally, elapsed });
+        true
+    }
+
+    /// A unit cannot be computed here: the others of its group go without it.
+    pub fn failed_here(&mut self, unit: u32) {
+        self.own.insert(unit, Own::Failed);
+        self.groups.iter_mut().for_each(|group| group.remove(unit));
+        self.groups.retain(|group| !group.is_empty());
+    }
+
+    /// Takes out the groups that are computed.
+    pub fn take_complete_groups(&mut self) -> Vec<UnitSet> {
+        let computed = self.computed();
+        let groups = std::mem::take(&mut self.groups);
+        let (complete, open) = groups.into_iter().partition(|group| group.is_subset(&computed));
+        self.groups = open;
+        complete
+    }
+
+    /// Whether the sum of these units has a vector.
+    pub fn has_gradient(&self, units: &UnitSet) -> bool {
+        units.iter().any(|unit| self.plan.kind(unit) == UnitKind::Gradient)
+    }
+
+    /// The contribution of units computed here, still without a payload; `None` if their losses cannot be summed.
+    pub fn contribution_of(&self, run: RunId, me: PeerId, units: &UnitSet) -> Option<Contribution> {
+        let (training, evaluation) = self.totals(units)?;
+        Some(Contribution {
+            run,
+            peer: me,
+            from: self.from,
+            units: units.clone(),
+            shard: None,
+            training,
+            evaluation,
+            elapsed_us: u64::try_from(self.slowest(units).as_micros()).unwrap_or(u64::MAX),
+            payload: None,
+        })
+    }
+
+    /// Time that the units took here: they were started together.
+    pub fn slowest(&self, units: &UnitSet) -> Duration {
+        let elapsed = |unit| match self.own.get(&unit) {
+            Some(Own::Computed { elapsed, .. }) => *elapsed,
+            _ => Duration::ZERO,
+        };
+        units.iter().map(elapsed).max().unwrap_or_default()
+    }
+
+    fn totals(&self, units: &UnitSet) -> Option<(Tally, Tally)> {
+        let mut totals = (Tally::default(), Tally::default());
+        for unit in units.iter() {
+            let Some(Own::Computed { tally, .. }) = self.own.get(&unit) else { return None };
+            match self.plan.kind(unit) {
+                UnitKind::Gradient => totals.0 = totals.0.checked_add(*tally)?,
+                UnitKind::Evaluation => totals.1 = totals.1.checked_add(*tally)?,
+            }
+        }
+        Some(totals)
+    }
+}
+
+/// Sums of others, the same for whoever forms states.
+impl Round {
+    /// Adds the payload of a contribution to the round's total if it overlaps with nothing in there.
+    pub fn accumulate(&mut self, index: usize) -> Option<Effect> {
+        let contribution = &self.entries[index].signed.contribution;
+        let payload = contribution.payload.filter(|_| contribution.units.is_disjoint(&self.accumulated))?;
+        let units = contribution.units.clone();
+        self.accumulated = self.accumulated.union(&units);
+        Some(Effect::Accumulate { from: self.from, units, payload })
+    }
+
+    /// Which of the units in `left` are in whose sums: those of whom parts can be asked for.
+    pub fn makers_of(&self, mut left: UnitSet, me: &PeerId) -> Vec<(PeerId, UnitSet)> {
+        let mut parts = Vec::new();
+        for Entry { signed, .. } in &self.entries {
+            let contribution = &signed.contribution;
+            let part: UnitSet = left.iter().filter(|unit| contribution.units.contains(*unit)).collect();
+            if !part.is_empty() && contribution.peer != *me {
+                left = left.difference(&part);
+                parts.push((contribution.peer, part));
+            }
+        }
+        parts
+    }
+
+    /// Asks authors for payloads that were announced but did not arrive; at `again` they are asked once more.
+    pub fn late_payloads(&mut self, now: Time, again: Time) -> Vec<Effect> {
+        let mut late = Vec::new();
+        for entry in self.awaited_mut() {
+            if let (Some(at), Some(payload)) = (entry.fetch_at, entry.signed.contribution.payload)
+                && at <= now
+            {
+                entry.fetch_at = Some(again);
+                entry.asked = true;
+                late.push(Effect::FetchPayload { from: entry.signed.contribution.peer, payload });
+            }
+        }
+        late
     }
 }

@@ -39,7 +39,7 @@ const ATTEMPTS_BEFORE_ALONE: u32 = 4;
 
 /// What is known of one shard of the round's sum.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Shard {
+pub(crate) struct Shard {
     /// Sums of some units.
     pub pieces: Vec<Entry>,
     /// Sums of all units.
@@ -79,7 +79,7 @@ impl Shard {
 
 /// The shards of a round and who is to form their totals.
 #[derive(Debug, Clone)]
-pub(super) struct Sharding {
+pub(crate) struct Sharding {
     /// Whether this peer sends its own sums shard by shard. What others send so is understood anyway.
     pub active: bool,
     pub shards: Vec<Shard>,
@@ -422,7 +422,7 @@ impl Node {
 
     /// Has the sum of computed units formed in shards; evaluations have no vector and need no sum.
     pub(super) fn sum_shards(&mut self, now: Time, units: UnitSet) {
-        if self.has_gradient(&units) {
+        if self.round.has_gradient(&units) {
             self.emit(Effect::Split { from: self.round.from, units });
         } else {
             self.contribute_shards(now, &units, &[]);
@@ -508,7 +508,8 @@ impl Node {
         self.chase_totals(now, attempt);
         let order = ranking(&self.round.sharding.seed, u32::MAX, &self.round.sharding.roster);
         let place = order.iter().position(|peer| *peer == self.me).and_then(|place| u32::try_from(place).ok());
-        if place.is_some_and(|place| attempt >= ATTEMPTS_BEFORE_ALONE.saturating_add(place)) {
+        let alone = place.is_some_and(|place| attempt >= ATTEMPTS_BEFORE_ALONE.saturating_add(place));
+        if alone && !self.is_fixed() {
             self.compute_together(now, self.round.plan.all());
         }
     }
@@ -539,6 +540,9 @@ impl Node {
     }
 
     fn backup(&self, unit: u32, debtor: &PeerId, attempt: u32) -> Option<PeerId> {
+        if self.is_fixed() {
+            return None;
+        }
         let order = ranking(&self.round.from.digest, unit, &self.round.sharding.roster);
         order.into_iter().filter(|peer| peer != debtor).nth(attempt as usize)
     }
@@ -551,7 +555,7 @@ impl Node {
             let owner = self.round.sharding.known_owner(shard).filter(|owner| open && *owner != self.me);
             let Some(owner) = owner else { continue };
             self.ask(now, owner, all.clone(), shard);
-            if attempt >= OWNER_ATTEMPTS {
+            if attempt >= OWNER_ATTEMPTS && !self.is_fixed() {
                 self.round.sharding.dropped.insert(owner);
             }
         }

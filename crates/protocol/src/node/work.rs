@@ -56,23 +56,14 @@ impl Node {
     }
 
     fn compute(&mut self, now: Time, units: &UnitSet) {
-        for unit in units.iter() {
-            if self.round.own.contains_key(&unit) {
-                continue;
-            }
-            self.round.own.insert(unit, Own::Computing { since: now });
-            let kind = self.round.plan.kind(unit);
-            self.emit(Effect::Compute { from: self.round.from, unit, kind });
-        }
+        let computing = self.round.compute(now, units);
+        self.effects.extend(computing);
     }
 
     pub(super) fn unit_computed(&mut self, now: Time, from: StateRef, unit: u32, tally: Tally) {
-        if !self.is_working_on(from) {
+        if !self.is_working_on(from) || !self.round.computed_here(now, unit, tally) {
             return;
         }
-        let Some(Own::Computing { since }) = self.round.own.get(&unit) else { return };
-        let elapsed = now.since(*since);
-        self.round.own.insert(unit, Own::Computed { tally, elapsed });
         self.sum_complete_groups(now);
         self.make_progress(now);
     }
@@ -82,9 +73,7 @@ impl Node {
             return;
         }
         let cause = truncated(cause, MAX_CAUSE_BYTES);
-        self.round.own.insert(unit, Own::Failed);
-        self.round.groups.iter_mut().for_each(|group| group.remove(unit));
-        self.round.groups.retain(|group| !group.is_empty());
+        self.round.failed_here(unit);
         self.broadcast(&Message::UnitFailed { from, unit, cause: cause.clone() });
         self.unit_failed(now, self.me, from, unit, cause);
         self.sum_complete_groups(now);
@@ -96,6 +85,9 @@ impl Node {
             return;
         }
         self.emit(Effect::Record(Event::UnitFailed { round: from.round, unit, peer, cause: cause.clone() }));
+        if self.is_fixed() {
+            return self.stop(StopReason::UnitFailedEverywhere { round: from.round, unit, cause });
+        }
         self.round.failures.entry(unit).or_default().insert(peer, cause);
         let workers = self.workers();
         self.round.pass_on(now, unit, &workers);
@@ -115,7 +107,7 @@ impl Node {
         self.stop(StopReason::LossOverflow { round: self.round.from.round });
     }
 
-    fn stop(&mut self, reason: StopReason) {
+    pub(super) fn stop(&mut self, reason: StopReason) {
         self.broadcast(&Message::Leaving);
         self.phase = Phase::Left;
         self.emit(Effect::Stop(reason));
@@ -168,11 +160,8 @@ impl Node {
 
     /// Computes those of `units` that this peer has not begun, and announces them as one.
     pub(super) fn compute_together(&mut self, now: Time, units: UnitSet) {
-        let new: UnitSet = units.iter().filter(|unit| !self.round.own.contains_key(unit)).collect();
-        if !new.is_empty() {
-            self.compute(now, &new);
-            self.round.groups.push(new);
-        }
+        let computing = self.round.compute_together(now, &units);
+        self.effects.extend(computing);
     }
 
     /// Computes what others owe for too long. Not while somebody is ahead: then the next state
@@ -201,12 +190,8 @@ impl Node {
     }
 
     fn sum_complete_groups(&mut self, now: Time) {
-        let computed = self.round.computed();
-        let groups = std::mem::take(&mut self.round.groups);
-        let (complete, open) = groups.into_iter().partition(|group| group.is_subset(&computed));
-        self.round.groups = open;
-        for units in complete {
-            self.measure(&units, self.slowest(&units));
+        for units in self.round.take_complete_groups() {
+            self.measure(&units, self.round.slowest(&units));
             if self.round.sharding.active { self.sum_shards(now, units) } else { self.sum(now, units) }
         }
     }
@@ -236,30 +221,9 @@ impl Node {
             }
         }
     }
-
-    /// Time that the units took here: they were started together.
-    pub(super) fn slowest(&self, units: &UnitSet) -> Duration {
-        let elapsed = |unit| match self.round.own.get(&unit) {
-            Some(Own::Computed { elapsed, .. }) => *elapsed,
-            _ => Duration::ZERO,
-        };
-        units.iter().map(elapsed).max().unwrap_or_default()
-    }
-
-    pub(super) fn totals(&self, units: &UnitSet) -> Option<(Tally, Tally)> {
-        let mut totals = (Tally::default(), Tally::default());
-        for unit in units.iter() {
-            let Some(Own::Computed { tally, .. }) = self.round.own.get(&unit) else { return None };
-            match self.round.plan.kind(unit) {
-                UnitKind::Gradient => totals.0 = totals.0.checked_add(*tally)?,
-                UnitKind::Evaluation => totals.1 = totals.1.checked_add(*tally)?,
-            }
-        }
-        Some(totals)
-    }
 }
 
-fn truncated(text: &str, limit: usize) -> String {
+pub(crate) fn truncated(text: &str, limit: usize) -> String {
     let mut end = text.len().min(limit);
     while !text.is_char_boundary(end) {
         end -= 1;

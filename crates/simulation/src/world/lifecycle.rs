@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ed25519_dalek::SigningKey;
-use peerless_protocol::{Config, Digest, Effect, Input, Member, Message, Node, PeerId, RoundPlan, Time};
+use peerless_protocol::{Config, Digest, Effect, Input, Member, Membership, Message, Node, PeerId, RoundPlan, Time};
 
 use super::{Event, Peer, Setup, World};
 use crate::adversary::{Attack, Attacker};
@@ -83,6 +83,7 @@ impl World {
             max_state_bytes: MAX_STATE_BYTES,
             expected_peers: expected,
             gather_at_most: self.setup.gather_at_most,
+            membership: Membership::Open,
             crowd: self.setup.crowd,
         };
         let (now, addresses) = (self.peers[peer].clock.at(self.now), vec![Self::address(peer)]);

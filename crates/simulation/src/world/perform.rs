@@ -28,6 +28,8 @@ impl World {
             Effect::FetchPayload { from, payload } => {
                 self.transfer(self.index.get(&from).copied(), Some(peer), payload);
             }
+            // Only servers push states, and there is none here.
+            Effect::PushState { .. } => {}
             Effect::BeginRound { from } => self.begin_round(peer, from),
             Effect::Compute { from, unit, .. } => self.compute(peer, from, unit),
             Effect::Sum { from, units } => self.sum(peer, from, units),

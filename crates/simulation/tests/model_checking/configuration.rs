@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use peerless_protocol::{
-    Config, Crowd, DatasetSpec, Digest, EvaluationSpec, Heartbeat, LearningRate, Mutant, Node, PayloadRef, PeerId,
-    RunSpec, SPEC_VERSION, StateMeta, StateRef, Time, UnitTime,
+    Config, Crowd, DatasetSpec, Digest, EvaluationSpec, Heartbeat, LearningRate, Membership, Mutant, Node, PayloadRef,
+    PeerId, RunSpec, SPEC_VERSION, StateMeta, StateRef, Time, UnitTime,
 };
 
 use crate::network::{Network, Order};
@@ -146,6 +146,7 @@ impl Peers {
             max_state_bytes: 10_000,
             expected_peers: usize::from(self.count) - 1,
             gather_at_most: Duration::from_secs(2),
+            membership: Membership::Open,
             crowd: Crowd::default(),
         };
         let node = Node::new(config, state, Vec::new(), Time(0));

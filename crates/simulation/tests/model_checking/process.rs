@@ -290,8 +290,10 @@ impl Process {
             Effect::DropPayloads(digests) => self.held.retain(|payload| !digests.contains(&payload.digest)),
             Effect::Record(event) => return self.record(&event),
             Effect::Exit => outgoing.push(Outgoing::Exit),
-            // So few peers exchange whole sums.
-            Effect::Stop(_) | Effect::Split { .. } | Effect::Combine { .. } => return Some(super::STOPS),
+            // So few peers exchange whole sums, and only servers push states.
+            Effect::Stop(_) | Effect::Split { .. } | Effect::Combine { .. } | Effect::PushState { .. } => {
+                return Some(super::STOPS);
+            }
             Effect::Sum { .. } | Effect::Accumulate { .. } | Effect::BeginRound { .. } | Effect::Finished(_) => {}
         }
         None

@@ -3,7 +3,7 @@
 use rusqlite::{Row, Transaction, params};
 
 use super::records::{BillingRecord, InvocationRecord, InvocationTotals, SessionRecord, UnitAttempt};
-use super::{Ledger, LedgerError, int, unsigned};
+use super::{Ledger, LedgerError, ROUND_REDONE, int, unsigned};
 
 /// Columns that versions 1 and 2 did not have.
 const BILLING: &str = "session, memory_mb, billed_ms, init_us, requests, tensor_bytes_in, tensor_bytes_out,
@@ -42,16 +42,31 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; see its variants.
     pub fn visit_invocations(&self, mut visit: impl FnMut(InvocationRecord)) -> Result<(), LedgerError> {
+        self.visit_invocations_after(0, u32::MAX, |_, record| visit(record))
+    }
+
+    /// Shows the invocations behind row `row` to `visit`, with their rows, at most `limit` of them, in the order in which
+    /// they were recorded. Rows count from 1, and none is ever changed.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn visit_invocations_after(
+        &self,
+        row: u64,
+        limit: u32,
+        mut visit: impl FnMut(u64, InvocationRecord),
+    ) -> Result<(), LedgerError> {
         let billing = if self.version()?.is_none_or(|version| version < 3) { NO_BILLING } else { BILLING };
         self.run(|connection| {
             let query = format!(
                 "SELECT id, round, unit, kind, platform, function, cold, outcome, attempt, started_at_us, duration_us,
-                queue_us, peak_memory_bytes, bytes_in, bytes_out, error, {billing} FROM invocations ORDER BY rowid"
+                queue_us, peak_memory_bytes, bytes_in, bytes_out, error, {billing}, rowid FROM invocations
+                WHERE rowid > ?1 ORDER BY rowid LIMIT ?2"
             );
             let mut query = connection.prepare_cached(&query)?;
-            let mut rows = query.query([])?;
+            let mut rows = query.query(params![int(row), limit])?;
             while let Some(row) = rows.next()? {
-                visit(invocation_record(row)?);
+                visit(unsigned(row, 25)?, invocation_record(row)?);
             }
             Ok(())
         })
@@ -65,6 +80,20 @@ impl Ledger {
         self.run(|connection| {
             let mut query = connection.prepare_cached("SELECT at_us, round FROM rounds ORDER BY at_us, round")?;
             query.query_map([], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?.collect()
+        })
+    }
+
+    /// Rounds that were applied again, each as often as that was, with when they were applied before, in microseconds
+    /// since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; see its variants.
+    pub fn rounds_redone(&self) -> Result<Vec<(u64, u64)>, LedgerError> {
+        self.run(|connection| {
+            let query = "SELECT round, json_extract(detail, '$.before_at_us') FROM events
+                WHERE kind = ?1 AND round IS NOT NULL ORDER BY rowid";
+            let mut query = connection.prepare_cached(query)?;
+            query.query_map([ROUND_REDONE], |row| Ok((unsigned(row, 0)?, unsigned(row, 1)?)))?.collect()
         })
     }
 

@@ -147,6 +147,16 @@ fn a_round_that_is_applied_again_replaces_its_record() {
 }
 
 #[test]
+fn when_a_round_was_applied_before_is_known_after_it_was_applied_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(&path(&directory)).unwrap();
+    let at = |at_us| Batch { round: Some(RoundRecord { at_us, ..round(3) }), ..Batch::default() };
+    [500, 700, 900].into_iter().for_each(|at_us| ledger.record(&at(at_us)).unwrap());
+    assert_eq!(ledger.rounds_redone().unwrap(), [(3, 500), (3, 700)]);
+    assert_eq!(ledger.round_ends().unwrap(), [(900, 3)]);
+}
+
+#[test]
 fn a_batch_is_recorded_whole_or_not_at_all() {
     let directory = TempDir::new().unwrap();
     let mut ledger = Ledger::open(&path(&directory)).unwrap();

@@ -11,6 +11,7 @@ mod error;
 mod objects;
 mod presign;
 mod states;
+mod sums;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,7 @@ use dataset::Dataset;
 pub use error::BucketError;
 use objects::{Object, Objects};
 use states::{States, Uploaded};
+pub(crate) use sums::SumsBucket;
 
 use crate::data_path::{BucketRequests, DataPath, DataPathError, DataPathSnapshot, Grant, Offer, OutputFile, Places};
 

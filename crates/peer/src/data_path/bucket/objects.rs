@@ -106,6 +106,11 @@ impl Objects {
         Ok(Object { objects: Arc::clone(self), key, stays: false })
     }
 
+    /// An object with this key, which is one below those of this peer.
+    pub fn object(self: &Arc<Self>, key: &str) -> Object {
+        Object { objects: Arc::clone(self), key: Key::from(key), stays: false }
+    }
+
     /// An object that is for other peers too, and stays.
     pub fn lasting_object(self: &Arc<Self>, key: &str) -> Object {
         Object { objects: Arc::clone(self), key: Key::from(key), stays: true }
@@ -249,6 +254,21 @@ impl Object {
     pub async fn get_bytes(&self) -> Result<Bytes, BucketError> {
         let read = async { self.objects.store.get(&self.key).await?.bytes().await };
         self.objects.request("read an object", 0, read).await
+    }
+
+    /// Reads an object that must have this length.
+    pub async fn get_exactly(&self, bytes: u64) -> Result<Bytes, BucketError> {
+        let read = async {
+            let answer = self.objects.store.get(&self.key).await?;
+            if answer.meta.size != bytes {
+                let source = format!("it has {} bytes instead of {bytes}", answer.meta.size).into();
+                return Err(object_store::Error::Generic { store: "S3", source });
+            }
+            answer.bytes().await
+        };
+        let read = self.objects.request("read an object", bytes, read).await?;
+        self.objects.counters.bytes_in.fetch_add(bytes, Ordering::Relaxed);
+        Ok(read)
     }
 
     /// Moves it into the place of an output, if it is what a function has reported.

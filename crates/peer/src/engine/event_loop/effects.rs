@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peerless_protocol::{
-    Digest, Input, PayloadRef, PeerId, RoundPlan, SignedContribution, StateRef, UnitKind, UnitSet,
+    Digest, Input, MAX_SHARDS, Message, PayloadRef, PeerId, RefusalKind, RoundPlan, SignedContribution, StateRef,
+    UnitKind, UnitSet,
 };
 use peerless_store::{StoreError, SumsError};
 use tokio::task::AbortHandle;
@@ -16,8 +17,8 @@ use crate::engine::refusals;
 use crate::engine::storage::{Storage, SumOfOwn, Worker};
 use crate::options::PeerError;
 use crate::status::unix_us;
-use crate::transport::Transport;
 use crate::transport::download::{Download, fetch_blob};
+use crate::transport::{PeerTransport, Transport};
 
 /// How often lost gradients are computed again for one sum. Once is enough, since they are not put into the database
 /// again; others of the round may have been on their way there.
@@ -40,6 +41,50 @@ impl EventLoop {
             let _ = done.send(result);
         };
         tokio::spawn(run).abort_handle()
+    }
+
+    /// Sends a message. What it announces is in the bucket first, if sums go that way.
+    pub(super) fn send(&mut self, to: PeerId, message: &Message) {
+        let bytes = Bytes::from(message.encode());
+        let payload = match message {
+            Message::Contribution(signed) => signed.contribution.payload,
+            _ => None,
+        };
+        let held = payload.and_then(|payload| Some((payload.digest, self.parts.blobs.payload(&payload.digest)?)));
+        let written = self.parts.exchange.as_mut().zip(held);
+        let Some(written) = written.map(|(exchange, (digest, sum))| exchange.write(digest, sum)) else {
+            return send(&self.parts.transport, to, bytes);
+        };
+        let transport = Arc::clone(&self.parts.transport);
+        self.spawn(async move {
+            written.await;
+            send(&transport, to, bytes);
+            Ok(None)
+        });
+    }
+
+    /// Reads a sum that another peer has announced, if sums go through a bucket.
+    pub(super) fn read_shared(&mut self, from: PeerId, payload: PayloadRef) {
+        // What is longer is refused when the protocol looks at it.
+        let allowed = payload.bytes <= self.parts.payload_bytes;
+        let reading = self.parts.exchange.as_mut().filter(|_| allowed);
+        let round = self.parts.node.state().state.round;
+        let units = RoundPlan::new(self.parts.run.spec(), round).total();
+        // As many sums as there are units, and all shards of one, with their totals.
+        let limit = (units + 2 * MAX_SHARDS) as usize;
+        let Some(reading) = reading.and_then(|exchange| exchange.read(from, payload, limit)) else { return };
+        let place = Arc::clone(&self.receiving).try_acquire_many_owned(kibibytes(payload.bytes));
+        let Ok(place) = place else { return };
+        self.spawn(async move {
+            let bytes = reading.await;
+            drop(place);
+            Ok(bytes.map(|bytes| Done::Arrived { from, digest: payload.digest, bytes }))
+        });
+    }
+
+    pub(super) fn payload_arrived(&mut self, from: PeerId, digest: Digest, bytes: Bytes) {
+        self.round.payload_arrived(&digest);
+        self.take_payload(from, digest, bytes);
     }
 
     pub(super) fn take_payload(&self, from: PeerId, digest: Digest, bytes: Bytes) {
@@ -67,11 +112,49 @@ impl EventLoop {
         });
     }
 
+    /// Pushes a sum, unless its receivers read it from a bucket.
     pub(super) fn push(&self, to: PeerId, payload: PayloadRef) {
+        if self.parts.exchange.is_some() {
+            return;
+        }
         let Some(bytes) = self.parts.blobs.payload(&payload.digest) else { return };
         if let Err(error) = self.parts.transport.push(to, payload.digest, bytes) {
             tracing::debug!(to = %to.short(), %error, "a payload was not pushed");
         }
+    }
+
+    /// Sends a state to workers, from one copy.
+    pub(super) fn push_state(&self, to: Vec<PeerId>, state: StateRef) {
+        let (transport, blobs) = (Arc::clone(&self.parts.transport), Arc::clone(&self.parts.blobs));
+        // The file is in memory, but may be large.
+        tokio::task::spawn_blocking(move || match blobs.state(&state.digest) {
+            Ok(bytes) => to.into_iter().for_each(|to| {
+                if let Err(error) = transport.push(to, state.digest, bytes.clone()) {
+                    tracing::debug!(to = %to.short(), %error, "a state was not pushed");
+                }
+            }),
+            // Whoever needs it asks for it.
+            Err(error) => tracing::warn!(round = state.round, %error, "a state was not pushed"),
+        });
+    }
+
+    /// Takes in a state that the server pushed.
+    pub(super) fn take_state(&self, from: PeerId, digest: Digest, bytes: Bytes) {
+        let place = kibibytes(bytes.len() as u64);
+        let place = Arc::clone(&self.receiving).try_acquire_many_owned(place);
+        let (true, Ok(place)) = (self.parts.node.talks_to(&from), place) else {
+            // It is asked for again if it is needed.
+            tracing::debug!(from = %from.short(), "a state was not taken in");
+            return;
+        };
+        let taken = self.parts.storage.run(move |worker| worker.take_in_pushed(digest, &bytes));
+        self.spawn(async move {
+            let taken = taken.await?;
+            drop(place);
+            let wrong = || Done::Refused { from, kind: RefusalKind::Wrong, reason: "a blob that is no state".into() };
+            let fetched = taken?.map(|(meta, stored, header)| Done::Fetched { meta, stored, header });
+            Ok(Some(fetched.unwrap_or_else(wrong)))
+        });
     }
 
     pub(super) fn fetch_payload(&self, from: PeerId, payload: PayloadRef) {
@@ -89,8 +172,11 @@ impl EventLoop {
         self.computing.drain(..).for_each(|task| task.abort());
         self.adopt(from);
         self.round = RoundClock::start();
+        if let Some(exchange) = &mut self.parts.exchange {
+            exchange.begin_round();
+        }
         let units = RoundPlan::new(self.parts.run.spec(), from.round).total();
-        let peers = 1 + self.parts.node.neighbours().count();
+        let peers = 1 + self.parts.node.neighbours();
         self.parts.accounts.begin_round(units.div_ceil(u32::try_from(peers).unwrap_or(u32::MAX)));
         self.parts.reporter.update(|status| {
             status.training_since_unix_us.get_or_insert_with(unix_us);
@@ -214,13 +300,19 @@ impl EventLoop {
                 }
             };
             match storage.run(move |worker| worker.take_in(state, &downloaded.bytes)).await?? {
-                Some((meta, stored)) => Ok(Some(Done::Fetched { meta, stored })),
+                Some((meta, stored, header)) => Ok(Some(Done::Fetched { meta, stored, header })),
                 None => {
                     tracing::warn!(round = state.round, "what another peer sent is not the state that it announced");
                     unavailable
                 }
             }
         });
+    }
+}
+
+fn send(transport: &PeerTransport, to: PeerId, message: Bytes) {
+    if let Err(error) = transport.send(to, message) {
+        tracing::debug!(to = %to.short(), %error, "a message was not sent");
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use peerless_protocol::{
-    Digest, Effect, Input, Member, Message, Node, PayloadRef, PeerId, RefusalKind, SignedContribution, StateMeta,
-    StateRef, UnitSet,
+    Digest, Effect, Input, Member, Message, Participant, PayloadRef, PeerId, RefusalKind, SignedContribution,
+    StateHeader, StateMeta, StateRef, UnitSet,
 };
 use peerless_store::{ContributionRecord, EventRecord, StoredState};
 use tokio::sync::{Semaphore, mpsc};
@@ -21,6 +21,7 @@ use super::accounts::{self, Accounts};
 use super::blobs::Blobs;
 use super::clock::{Clock, RoundClock};
 use super::discovery::Discovery;
+use super::exchange::Exchange;
 use super::functions::Functions;
 use super::journal::{Journal, numerics_record};
 use super::refusals::{self, Refusals};
@@ -33,7 +34,7 @@ use crate::transport::PeerTransport;
 use crate::transport::download::Download;
 use crate::transport::{self, Rejection, Transport};
 use effects::kibibytes;
-pub(super) use records::write_checkpoint;
+pub(super) use records::{CheckpointEvery, write_checkpoint};
 pub(super) use reports::{evaluation_status, functions_status};
 
 /// How often the run directory is searched for peers. They are dialled again by the transport on its
@@ -54,14 +55,15 @@ pub(super) enum Done {
     Split { from: StateRef, units: UnitSet, shards: Vec<PayloadRef>, took: Duration },
     Combined { from: StateRef, shard: u32, payload: PayloadRef, cover: Vec<SignedContribution> },
     Applied { from: StateRef, applied: Box<Applied>, cover: Vec<SignedContribution> },
-    Fetched { meta: StateMeta, stored: StoredState },
+    Fetched { meta: StateMeta, stored: StoredState, header: Box<StateHeader> },
     Refused { from: PeerId, kind: RefusalKind, reason: String },
+    Arrived { from: PeerId, digest: Digest, bytes: Bytes },
     Failed(PeerError),
 }
 
 /// What the event loop works with.
 pub(super) struct Parts {
-    pub node: Node,
+    pub node: Participant,
     pub clock: Clock,
     pub transport: Arc<PeerTransport>,
     pub storage: Storage,
@@ -72,9 +74,11 @@ pub(super) struct Parts {
     pub reporter: Reporter,
     pub run: RunDirectory,
     pub stored: StoredState,
-    pub checkpoint_every: Duration,
+    pub checkpoint_every: CheckpointEvery,
     /// Length of a payload of the whole vector.
     pub payload_bytes: u64,
+    /// The bucket by which sums go from peer to peer, if they do not go directly.
+    pub exchange: Option<Exchange>,
     /// Numerics of the functions.
     pub fingerprint: Digest,
 }
@@ -97,6 +101,8 @@ pub(super) struct EventLoop {
     receiving: Arc<Semaphore>,
     checkpointing: Option<JoinHandle<Result<(), PeerError>>>,
     checkpointed: Instant,
+    /// The round of the last checkpoint, or of the state that the process began with.
+    checkpointed_round: u64,
     status_written: Instant,
     over: Option<Result<(), PeerError>>,
 }
@@ -107,7 +113,8 @@ impl EventLoop {
         // round is bounded by units and peers, or one of at most `MAX_RECEIVING` payloads.
         let (done, finished_tasks) = mpsc::unbounded_channel();
         let receiving = kibibytes(parts.payload_bytes).saturating_mul(MAX_RECEIVING);
-        let begun = numerics_record(parts.fingerprint, parts.node.state().state.round, unix_us());
+        let round = parts.node.state().state.round;
+        let begun = numerics_record(parts.fingerprint, round, unix_us());
         Self {
             parts,
             done,
@@ -122,6 +129,7 @@ impl EventLoop {
             receiving: Arc::new(Semaphore::new(receiving as usize)),
             checkpointing: None,
             checkpointed: Instant::now(),
+            checkpointed_round: round,
             status_written: Instant::now(),
             over: None,
         }
@@ -194,7 +202,9 @@ impl EventLoop {
 
     fn dial_found(&self, discovery: &mut Discovery) {
         for (peer, addresses) in discovery.look(&self.parts.run, self.parts.node.id()) {
-            self.parts.transport.dial(peer, addresses);
+            if self.parts.node.talks_to(&peer) {
+                self.parts.transport.dial(peer, addresses);
+            }
         }
     }
 
@@ -230,12 +240,17 @@ impl EventLoop {
                 self.feed(Input::Combined { from, shard, payload }).await
             }
             Done::Applied { from, applied, cover } => self.applied(from, *applied, &cover).await,
-            Done::Fetched { meta, stored } => {
+            Done::Fetched { meta, stored, header } => {
                 self.fetched = Some(stored);
-                self.feed(Input::StateFetched(meta)).await
+                self.feed(Input::StateFetched(meta)).await?;
+                self.taken(meta, &header).await
             }
             Done::Refused { from, kind, reason } => {
                 self.refuse(from, kind, &reason);
+                Ok(())
+            }
+            Done::Arrived { from, digest, bytes } => {
+                self.payload_arrived(from, digest, bytes);
                 Ok(())
             }
             Done::Failed(error) => Err(error),
@@ -264,6 +279,7 @@ impl EventLoop {
                         && let Some(payload) = signed.contribution.payload
                     {
                         self.round.payload_announced(payload.digest);
+                        self.read_shared(from, payload);
                     }
                     self.feed(Input::Message { from, message }).await
                 }
@@ -273,8 +289,11 @@ impl EventLoop {
                 }
             },
             transport::Event::Payload { from, digest, bytes } => {
-                self.round.payload_arrived(&digest);
-                self.take_payload(from, digest, bytes);
+                if self.parts.node.takes_states() {
+                    self.take_state(from, digest, bytes);
+                } else {
+                    self.payload_arrived(from, digest, bytes);
+                }
                 Ok(())
             }
             transport::Event::Rejected { peer, address, reason } => {
@@ -295,13 +314,10 @@ impl EventLoop {
 
     async fn perform(&mut self, effect: Effect) -> Result<(), PeerError> {
         match effect {
-            Effect::Send { to, message } => {
-                if let Err(error) = self.parts.transport.send(to, Bytes::from(message.encode())) {
-                    tracing::debug!(to = %to.short(), %error, "a message was not sent");
-                }
-            }
+            Effect::Send { to, message } => self.send(to, &message),
             Effect::Connect(member) => self.parts.transport.dial(member.peer, member.addresses),
             Effect::PushPayload { to, payload } => self.push(to, payload),
+            Effect::PushState { to, state } => self.push_state(to, state),
             Effect::FetchPayload { from, payload } => self.fetch_payload(from, payload),
             Effect::BeginRound { from } => self.begin_round(from),
             Effect::Compute { from, unit, kind } => self.compute(from, unit, kind),

@@ -1,18 +1,28 @@
 //! What is written down: rounds, contributions, invocations and events in the ledger, states as checkpoints.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use peerless_protocol::{Event, Input, RoundPlan, SignedContribution, StateRef};
+use peerless_protocol::{Event, Input, RoundPlan, SignedContribution, StateHeader, StateMeta, StateRef};
 use peerless_store::{Batch, ContributionRecord, RoundRecord, StateOrigin};
 
 use super::EventLoop;
+use super::reports::update_soon;
+use crate::engine::describe;
 use crate::engine::journal::{event_record, invocation_records};
 use crate::engine::storage::{Applied, Storage};
 use crate::options::PeerError;
 use crate::status::{DivergenceStatus, unix_us};
+use crate::transport::Transport;
 
 /// Most events that wait to be written; more are only logged.
 const MAX_EVENTS: usize = 4096;
+
+/// When a checkpoint is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::engine) enum CheckpointEvery {
+    Time(Duration),
+    Rounds(u64),
+}
 
 impl EventLoop {
     pub(super) async fn applied(
@@ -60,9 +70,32 @@ impl EventLoop {
         self.checkpoint_if_due().await
     }
 
+    /// A worker has a state from its server: says so, and writes down what it did for the round before.
+    pub(super) async fn taken(&mut self, meta: StateMeta, header: &StateHeader) -> Result<(), PeerError> {
+        if !self.parts.node.takes_states() || self.parts.node.state() != meta || meta.finished {
+            return Ok(());
+        }
+        let bill = self.parts.accounts.status();
+        let neighbours = self.parts.node.neighbours();
+        let bytes_sent = self.parts.transport.bytes_sent();
+        update_soon(&self.parts.reporter, &mut self.status_written, false, |status| {
+            describe(status, header, meta.state.digest);
+            status.neighbours = neighbours;
+            status.bytes_sent = bytes_sent;
+            status.bill = bill;
+        });
+        self.flush().await
+    }
+
     /// Invocations and events that wait to be written.
     pub(super) fn pending(&mut self) -> Batch {
         let records = self.parts.accounts.take_records();
+        let round = self.parts.node.state().state.round;
+        let exchanged = self.parts.exchange.as_ref().and_then(|exchange| exchange.record(round, unix_us()));
+        if let Some(exchanged) = exchanged {
+            self.parts.accounts.exchanged(&exchanged);
+            self.events.push(exchanged);
+        }
         Batch {
             invocations: invocation_records(records, self.parts.run.spec(), self.parts.journal.session()),
             events: std::mem::take(&mut self.events),
@@ -79,14 +112,19 @@ impl EventLoop {
     }
 
     pub(super) async fn checkpoint_if_due(&mut self) -> Result<(), PeerError> {
-        if self.checkpointed.elapsed() < self.parts.checkpoint_every {
+        let round = self.parts.node.state().state.round;
+        let due = match self.parts.checkpoint_every {
+            CheckpointEvery::Time(time) => self.checkpointed.elapsed() >= time,
+            CheckpointEvery::Rounds(rounds) => round.saturating_sub(self.checkpointed_round) >= rounds,
+        };
+        if !due {
             return Ok(());
         }
         if let Some(previous) = self.checkpointing.take_if(|task| task.is_finished()) {
             previous.await.map_err(|_| PeerError::Thread("checkpoint"))??;
         }
         if self.checkpointing.is_none() {
-            self.checkpointed = Instant::now();
+            (self.checkpointed, self.checkpointed_round) = (Instant::now(), round);
             let storage = self.parts.storage.clone();
             self.checkpointing = Some(tokio::spawn(write_checkpoint(storage)));
         }

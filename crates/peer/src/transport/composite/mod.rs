@@ -163,6 +163,10 @@ impl Transport for CompositeTransport {
         self.tls.max_blob_bytes()
     }
 
+    fn bytes_sent(&self) -> u64 {
+        self.tls.bytes_sent() + self.iroh.as_ref().map_or(0, Transport::bytes_sent)
+    }
+
     fn local_addr(&self) -> SocketAddr {
         self.tls.local_addr()
     }

@@ -54,7 +54,7 @@ struct Reply {
 /// Runs the connection on which this side sends blobs.
 pub(super) async fn send_blobs(shared: Arc<Shared>, stream: Stream, mut pushes: mpsc::Receiver<Push>) -> CloseReason {
     let (mut reader, writer) = tokio::io::split(stream);
-    let mut writer = FrameWriter::new(writer);
+    let mut writer = FrameWriter::new(writer, &shared.sent);
     let (reply, mut replies) = mpsc::channel(REPLY_QUEUE);
     let reason = tokio::select! {
         reason = serve(&shared, &mut reader, reply) => reason.unwrap_or_else(CloseReason::from),
@@ -165,7 +165,7 @@ pub(super) async fn receive_blobs(
     mut fetches: mpsc::Receiver<Fetch>,
 ) -> CloseReason {
     let (mut reader, writer) = tokio::io::split(stream);
-    let mut writer = FrameWriter::new(writer);
+    let mut writer = FrameWriter::new(writer, &shared.sent);
     let waiting = Waiting::default();
     let receiver = Receiver { shared: &shared, peer, waiting: &waiting, incoming: None };
     let reason = tokio::select! {

@@ -4,6 +4,8 @@
 //! with what has arrived, never with what was announced.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -182,12 +184,15 @@ pub(super) fn encode<T: Serialize>(frame: FrameType, value: &T) -> io::Result<Ve
 /// written into the middle of another frame.
 pub(super) struct FrameWriter<W> {
     stream: W,
+    /// Bytes written to all connections, before encryption.
+    sent: Arc<AtomicU64>,
     between_frames: bool,
 }
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
-    pub(super) fn new(stream: W) -> Self {
-        Self { stream, between_frames: true }
+    /// Adds what it writes to `sent`.
+    pub(super) fn new(stream: W, sent: &Arc<AtomicU64>) -> Self {
+        Self { stream, sent: Arc::clone(sent), between_frames: true }
     }
 
     /// Writes and flushes whole frames, given as the concatenation of `head` and `body`.
@@ -196,6 +201,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         let mut bytes = bytes::Buf::chain(head, body);
         self.stream.write_all_buf(&mut bytes).await?;
         self.stream.flush().await?;
+        self.sent.fetch_add((head.len() + body.len()) as u64, Ordering::Relaxed);
         self.between_frames = true;
         Ok(())
     }
@@ -238,7 +244,9 @@ mod tests {
     #[test]
     fn a_written_frame_is_read_back() {
         let mut bytes = Vec::new();
-        block_on(FrameWriter::new(&mut bytes).write(&header(FrameType::Message, 5), b"hello")).unwrap();
+        let sent = Arc::default();
+        block_on(FrameWriter::new(&mut bytes, &sent).write(&header(FrameType::Message, 5), b"hello")).unwrap();
+        assert_eq!(sent.load(Ordering::Relaxed), bytes.len() as u64);
         let (frames, end) = block_on(read_all(&bytes));
         assert_eq!(frames, [(FrameType::Message, b"hello".to_vec())]);
         assert!(matches!(end, ReadError::Io(_)));
@@ -277,7 +285,7 @@ mod tests {
     #[test]
     fn a_farewell_is_not_written_into_a_broken_frame() {
         let mut bytes = Vec::new();
-        let mut writer = FrameWriter::new(&mut bytes);
+        let mut writer = FrameWriter::new(&mut bytes, &Arc::default());
         writer.between_frames = false;
         block_on(writer.finish(&Farewell::Goodbye)).unwrap();
         assert!(bytes.is_empty());

@@ -67,6 +67,7 @@ fn shared() -> Shared {
         wire: Arc::new(NoWire),
         source: Arc::new(NoBlobs),
         events: sender,
+        sent: Arc::default(),
         registry: Arc::new(Registry::new(peer, 1)),
         tasks: Mutex::default(),
     }

@@ -21,6 +21,7 @@ mod wire;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -113,6 +114,8 @@ struct Shared {
     wire: Arc<dyn Wire>,
     source: Arc<dyn BlobSource>,
     events: EventSender,
+    /// Bytes of frames written to other peers.
+    sent: Arc<AtomicU64>,
     registry: Arc<Registry>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -172,6 +175,7 @@ impl SessionTransport {
             wire,
             source,
             events,
+            sent: Arc::default(),
             registry: Arc::new(Registry::new(peer, config.max_peers)),
             tasks: Mutex::default(),
         });
@@ -265,6 +269,10 @@ impl Transport for SessionTransport {
 
     fn max_blob_bytes(&self) -> u64 {
         self.shared.max_blob_bytes
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.shared.sent.load(Ordering::Relaxed)
     }
 
     fn local_addr(&self) -> SocketAddr {

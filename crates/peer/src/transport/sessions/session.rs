@@ -218,7 +218,7 @@ async fn run_control(
     stop: watch::Receiver<Option<CloseReason>>,
 ) -> CloseReason {
     let (mut reader, writer) = tokio::io::split(stream);
-    let mut writer = FrameWriter::new(writer);
+    let mut writer = FrameWriter::new(writer, &shared.sent);
     let reason = tokio::select! {
         reason = read_messages(shared, peer, &mut reader) => reason.unwrap_or_else(CloseReason::from),
         reason = write_messages(&mut writer, &mut messages, stop.clone()) => reason,

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 ///
 /// An id alone may long belong to somebody else, and a killed process whose parent does not reap it
 /// keeps its id; where there is a /proc, its command line tells (that of a zombie is empty).
-pub(crate) fn is_alive(pid: u32, subcommand: &str) -> bool {
+pub fn is_alive(pid: u32, subcommand: &str) -> bool {
     let Some(id) = process_id(pid) else { return false };
     match fs::read(format!("/proc/{pid}/cmdline")) {
         Ok(line) => line.split(|&byte| byte == 0).nth(1) == Some(subcommand.as_bytes()),
@@ -17,7 +17,7 @@ pub(crate) fn is_alive(pid: u32, subcommand: &str) -> bool {
 }
 
 /// Sends a signal; whether there was a process to get it.
-pub(crate) fn signal(pid: u32, signal: Signal) -> bool {
+pub fn signal(pid: u32, signal: Signal) -> bool {
     process_id(pid).is_some_and(|id| kill_process(id, signal).is_ok())
 }
 

@@ -4,7 +4,7 @@ use peerless_functions::prices::{Money, PlatformRate, Tariff, Usage};
 use serde::Serialize;
 
 use super::job::Job;
-use super::model::{Calls, Configuration, Place, Prediction};
+use super::rounds::{Calls, Configuration, Place, Prediction};
 
 /// What a configuration costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -74,24 +74,41 @@ impl Costs {
         configuration: Configuration,
         prediction: &Prediction,
     ) -> Self {
+        let mut costs = Self::of_calls(tariff, job, place, configuration, &prediction.calls);
+        let us = prediction.total_us().round() as u64;
+        costs.peers = tariff.machine_time(us).times(configuration.peers.into());
+        if place == Place::Lambda {
+            // Each peer writes each state into the bucket once.
+            let rounds: u64 = job.rounds.iter().map(|(_, times)| times).sum();
+            costs.transfer += of_bucket(tariff, rounds * u64::from(configuration.peers), 0);
+        }
+        costs
+    }
+
+    /// What calls of functions cost by a tariff.
+    pub(super) fn of_calls(
+        tariff: &Tariff,
+        job: &Job,
+        place: Place,
+        configuration: Configuration,
+        calls: &[Calls],
+    ) -> Self {
         let mut costs = Self::default();
-        for calls in &prediction.calls {
+        for calls in calls {
             let charge = tariff.charge(place.platform(), &usage(calls, job, place, configuration));
             costs.compute += charge.compute.times(calls.count);
             costs.requests += charge.requests.times(calls.count);
             costs.transfer += charge.transfer.times(calls.count);
         }
-        let us = prediction.total_us().round() as u64;
-        costs.peers = tariff.machine_time(us).times(configuration.peers.into());
-        if place == Place::Lambda {
-            // Each peer writes each state into the bucket once.
-            let states = Usage { bucket_puts: 1, ..Usage::default() };
-            let rounds: u64 = job.rounds.iter().map(|(_, times)| times).sum();
-            let writes = rounds * u64::from(configuration.peers);
-            costs.transfer += tariff.charge(place.platform(), &states).transfer.times(writes);
-        }
         costs
     }
+}
+
+/// What so many objects written to a bucket and read from it cost.
+pub(super) fn of_bucket(tariff: &Tariff, puts: u64, gets: u64) -> Money {
+    let price =
+        |bucket_puts, bucket_gets| tariff.charge("", &Usage { bucket_puts, bucket_gets, ..Usage::default() }).transfer;
+    price(1, 0).times(puts) + price(0, 1).times(gets)
 }
 
 /// One of the calls, as the ledger would have it.

@@ -1,9 +1,10 @@
 //! What was measured on this machine.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Times of a unit in a warm function with one thread, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct UnitTime {
     /// Median on an otherwise idle machine.
     pub(crate) alone_us: f64,
@@ -27,7 +28,8 @@ impl UnitTime {
 }
 
 /// What a plan starts from. Medians, in microseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Measured {
     pub(crate) cores: u32,
     /// Units of each kind that were timed, alone and again on busy cores.

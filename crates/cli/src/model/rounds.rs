@@ -107,36 +107,36 @@ pub(crate) fn predict(
     }
 }
 
-struct Model<'a> {
-    job: &'a Job,
-    measured: &'a Measured,
-    constants: &'a Constants,
-    place: Place,
-    configuration: Configuration,
+pub(super) struct Model<'a> {
+    pub(super) job: &'a Job,
+    pub(super) measured: &'a Measured,
+    pub(super) constants: &'a Constants,
+    pub(super) place: Place,
+    pub(super) configuration: Configuration,
 }
 
 /// A round in its parts, in microseconds.
-struct Round {
-    compute: f64,
-    exchange: f64,
-    peer: f64,
-    calls: Vec<Calls>,
+pub(super) struct Round {
+    pub(super) compute: f64,
+    pub(super) exchange: f64,
+    pub(super) peer: f64,
+    pub(super) calls: Vec<Calls>,
 }
 
 impl Round {
-    fn total(&self) -> f64 {
+    pub(super) fn total(&self) -> f64 {
         self.compute + self.exchange + self.peer
     }
 }
 
 /// Units of the peer that has most of them.
-fn share(units: u32, peers: u32) -> u32 {
+pub(super) fn share(units: u32, peers: u32) -> u32 {
     units.div_ceil(peers.max(1))
 }
 
 /// The time until so many functions have done all units, each taken by the function that is free first; `first`
 /// is what a function needs before its first unit.
-fn makespan(functions: u32, first: f64, units: impl Iterator<Item = f64>) -> f64 {
+pub(super) fn makespan(functions: u32, first: f64, units: impl Iterator<Item = f64>) -> f64 {
     let mut free = vec![0.0_f64; functions.max(1) as usize];
     for time in units {
         let next = free.iter_mut().min_by(|a, b| a.total_cmp(b));
@@ -148,7 +148,7 @@ fn makespan(functions: u32, first: f64, units: impl Iterator<Item = f64>) -> f64
 }
 
 impl Model<'_> {
-    fn round(&self, plan: RoundPlan) -> Round {
+    pub(super) fn round(&self, plan: RoundPlan) -> Round {
         match self.place {
             Place::Local => self.local_round(plan),
             Place::Lambda => self.lambda_round(plan),
@@ -170,7 +170,7 @@ impl Model<'_> {
     }
 
     /// What a peer does with gradients and sums, as measured here.
-    fn sums(&self, plan: RoundPlan) -> f64 {
+    pub(super) fn sums(&self, plan: RoundPlan) -> f64 {
         let peers = self.configuration.peers;
         if plan.gradient_units == 0 {
             return self.measured.update_us;
@@ -233,12 +233,6 @@ impl Model<'_> {
         let last = f64::from(working.min(share(plan.gradient_units, peers)));
         let moving = self.over_link(self.job.vector_bytes() as f64)
             + if last > 0.0 { self.over_link(last * self.job.vector_bytes() as f64) } else { 0.0 };
-        let sent = self.sent_bytes(plan);
-        let hops = if peers < PEERS_FOR_SHARDS { 1.0 } else { 2.0 };
-        let exchange = match peers {
-            1 => 0.0,
-            _ => sent / self.constants.peer_bandwidth.value + hops * 1000.0 * self.constants.peer_latency.value,
-        };
         // Each function at work reads the new state once: with its first unit, a gradient if there is one.
         let readers = (u64::from(peers) * u64::from(working)).min(plan.total().into());
         let (gradients, evaluations) = (u64::from(plan.gradient_units), u64::from(plan.evaluation_units));
@@ -246,7 +240,7 @@ impl Model<'_> {
         let calls = |count, us, writes| Calls { count, us, writes, requests: true };
         Round {
             compute: computing + moving,
-            exchange,
+            exchange: self.exchange(plan),
             peer: self.sums(plan) + 1000.0 * self.constants.peer_cpu.value,
             calls: vec![
                 calls(reading_gradients, gradient + read, true),
@@ -257,17 +251,27 @@ impl Model<'_> {
         }
     }
 
+    /// The sums on their way between peers that have a machine each.
+    pub(super) fn exchange(&self, plan: RoundPlan) -> f64 {
+        let hops = match self.configuration.peers {
+            1 => return 0.0,
+            peers if peers < PEERS_FOR_SHARDS => 1.0,
+            _ => 2.0,
+        };
+        self.over_link(self.sent_bytes(plan)) + hops * 1000.0 * self.constants.peer_latency.value
+    }
+
     /// One vector between a function and where its tensors are. MB per second are bytes per microsecond.
-    fn transfer(&self) -> f64 {
+    pub(super) fn transfer(&self) -> f64 {
         1000.0 * self.constants.latency.value + self.job.vector_bytes() as f64 / self.constants.bandwidth.value
     }
 
-    fn over_link(&self, bytes: f64) -> f64 {
+    pub(super) fn over_link(&self, bytes: f64) -> f64 {
         bytes / self.constants.peer_bandwidth.value
     }
 
     /// Lambda gives a core for so much memory and a part of one for less; one thread gains nothing from more.
-    fn on_lambda(&self, us: f64) -> f64 {
+    pub(super) fn on_lambda(&self, us: f64) -> f64 {
         let share = (f64::from(self.configuration.memory_mb) / self.constants.core_mb.value).min(1.0);
         us / share / self.constants.core_speed.value
     }

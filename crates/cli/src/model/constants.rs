@@ -17,6 +17,17 @@ pub(crate) enum Origin {
     Assumed,
 }
 
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Given => "given",
+            Self::Published => "published",
+            Self::Measured => "measured",
+            Self::Assumed => "assumed",
+        })
+    }
+}
+
 /// A constant with its origin.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct Constant {
@@ -29,6 +40,13 @@ pub(crate) struct Constant {
 }
 
 const LAMBDA_ML: &str = "LambdaML, arXiv 2105.07806, 2021";
+impl Constant {
+    /// The same with another value from the command line.
+    pub(super) fn given(self, value: f64) -> Self {
+        Self { value, origin: Origin::Given, source: "command line", ..self }
+    }
+}
+
 const REFERENCE: &str = "2-core AMD EPYC (Zen 4) VM, Debian 12; docs/planning.md";
 
 /// The constants of the model. Times are in milliseconds, bandwidths in MB (10^6 bytes) per second.
@@ -47,7 +65,7 @@ pub(crate) struct Constants {
     pub(crate) exchange_cpu: Constant,
 }
 
-const fn constant(
+pub(super) const fn constant(
     flag: &'static str,
     value: f64,
     unit: &'static str,
@@ -98,7 +116,7 @@ impl Constants {
 
 /// Constants in the place of the built-in ones.
 #[derive(Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Constants of the model (docs/planning.md)")]
+#[command(next_help_heading = "Constants of the model (docs/planning.md, docs/projection.md)")]
 pub(crate) struct ConstantArgs {
     /// Memory that comes with one whole core on Lambda, in MB [default: 1769]
     #[arg(long, value_name = "MB", value_parser = positive)]
@@ -154,19 +172,21 @@ impl ConstantArgs {
         ];
         for (constant, value) in given {
             if let Some(value) = value {
-                *constant = Constant { value, origin: Origin::Given, source: "command line", ..*constant };
+                *constant = constant.given(value);
             }
         }
         constants
     }
 }
 
-fn not_negative(text: &str) -> Result<f64, String> {
+/// Reads a number from 0 on.
+pub(crate) fn not_negative(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
     number.ok_or_else(|| "expected a number that is not negative".to_owned())
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// Reads a number above 0.
+pub(crate) fn positive(text: &str) -> Result<f64, String> {
     not_negative(text).ok().filter(|number| *number > 0.0).ok_or_else(|| "expected a number above 0".to_owned())
 }
 

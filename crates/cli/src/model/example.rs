@@ -6,8 +6,8 @@ use peerless_protocol::RoundPlan;
 use super::constants::Constants;
 use super::job::Job;
 use super::measured::{Measured, UnitTime};
-use super::model::{Configuration, Place, Prediction, predict};
 use super::money::{Costs, Prices};
+use super::rounds::{Configuration, Place, Prediction, predict};
 
 /// Ten rounds of 4 gradients of 1 MB each.
 fn job() -> Job {

@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod fixed_membership;
+
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
 use peerless_protocol::{
     Config, Contribution, Crowd, DatasetSpec, Digest, Effect, EvaluationSpec, Event, Heartbeat, Input, LearningRate,
-    Member, Message, Node, PayloadRef, PayloadShape, PeerId, RefusalKind, RoundPlan, RunSpec, SPEC_VERSION,
-    SUSPECT_AFTER, SignedContribution, StateMeta, StateRef, Tally, Time, UnitSet, UnitTime, expected_samples,
+    Member, Membership, Message, Node, PayloadRef, PayloadShape, PeerId, RefusalKind, RoundPlan, RunSpec, SPEC_VERSION,
+    SUSPECT_AFTER, SignedContribution, StateMeta, StateRef, StopReason, Tally, Time, UnitSet, UnitTime,
+    expected_samples,
 };
 
 const PAYLOAD_BYTES: u64 = 800;
@@ -69,6 +72,29 @@ struct Bench {
 
 impl Bench {
     fn new(others: u8) -> (Self, Vec<Effect>) {
+        Self::with(others, Membership::Open)
+    }
+
+    /// Of a fixed membership, with sums that are formed shard by shard as in an all-reduce.
+    fn fixed(others: u8) -> (Self, Vec<Effect>) {
+        Self::with(others, Membership::Fixed)
+    }
+
+    fn with(others: u8, membership: Membership) -> (Self, Vec<Effect>) {
+        let (mut bench, mut effects) = Self::with_missing(others, membership);
+        if others > 0 {
+            effects.extend(bench.feed(Input::Connected(Member { peer: id(others), addresses: Vec::new() })));
+            effects.extend(bench.heartbeat(others, state(10)));
+        }
+        (bench, effects)
+    }
+
+    /// The last of the others is still to come.
+    fn with_missing(others: u8, membership: Membership) -> (Self, Vec<Effect>) {
+        let crowd = match membership {
+            Membership::Open => Crowd::default(),
+            Membership::Fixed => Crowd { sharded_from: 2, ..Crowd::default() },
+        };
         let config = Config {
             spec: spec(),
             key: key(0),
@@ -76,12 +102,13 @@ impl Bench {
             payload: PayloadShape::new(98, 16),
             max_state_bytes: 10_000,
             expected_peers: usize::from(others),
-            gather_at_most: Duration::from_secs(5),
-            crowd: Crowd::default(),
+            gather_at_most: if membership == Membership::Fixed { Duration::MAX } else { Duration::from_secs(5) },
+            membership,
+            crowd,
         };
         let mut bench = Self { node: Node::new(config, meta(state(10)), Vec::new(), Time(0)), now: Time(0) };
         let mut effects = bench.feed(Input::Tick);
-        for peer in 1..=others {
+        for peer in 1..others {
             effects.extend(bench.feed(Input::Connected(Member { peer: id(peer), addresses: Vec::new() })));
             effects.extend(bench.heartbeat(peer, state(10)));
         }
