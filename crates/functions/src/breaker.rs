@@ -48,10 +48,11 @@ impl CircuitBreaker {
     fn judge(&self, platform: &str, result: Result<Invocation, InvokeError>) -> Result<Invocation, InvokeError> {
         match result {
             Err(error) if error.platform_gone() || error.throttled().is_some() => {
-                let Some(pause) = self.lock().failed(Instant::now(), &error) else { return Err(error) };
-                tracing::warn!(platform, %error, ?pause, "the platform is gone: going on with functions of this machine");
-                let function = FunctionName::Remote(format!("on {platform}"));
-                Err(InvokeError::Unreachable { function, reason: error.to_string() })
+                let mut breaker = self.lock();
+                if let Some(pause) = breaker.failed(Instant::now(), &error) {
+                    tracing::warn!(platform, %error, ?pause, "the platform is gone: going on with functions of this machine");
+                }
+                Err(if breaker.state == Circuit::Closed { error } else { elsewhere_at_once(platform, error) })
             }
             result => {
                 if self.lock().answered() {
@@ -64,6 +65,19 @@ impl CircuitBreaker {
 
     fn lock(&self) -> MutexGuard<'_, Breaker> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The error for an attempt whose next one is made by this machine: it can succeed whatever the platform said, and need not
+/// wait for as long as the platform asked. A busy platform is still called busy: a unit that it turns away time and
+/// again, while it answers others in between, has not failed.
+fn elsewhere_at_once(platform: &str, error: InvokeError) -> InvokeError {
+    match error {
+        InvokeError::Throttled { function, .. } => InvokeError::Throttled { function, retry_after: None },
+        error => InvokeError::Unreachable {
+            function: FunctionName::Remote(format!("on {platform}")),
+            reason: error.to_string(),
+        },
     }
 }
 
@@ -109,8 +123,11 @@ impl Breaker {
         back
     }
 
-    /// Whether the platform is to be left alone from now on.
+    /// Whether the platform is to be left alone from now on. Calls that were under way when that began say nothing new.
     fn failed(&mut self, now: Instant, error: &InvokeError) -> Option<Duration> {
+        if matches!(self.state, Circuit::Open { .. }) {
+            return None;
+        }
         if error.throttled().is_some() {
             self.throttles += 1;
         } else {
@@ -181,6 +198,7 @@ mod tests {
         assert_eq!(breaker.failed(now, &unreachable()), None);
         assert_eq!(breaker.failed(now, &unreachable()), Some(FIRST_PAUSE));
         assert!(!breaker.allows(now));
+        assert_eq!(breaker.failed(now, &unreachable()), None, "was under way already");
         let later = now + FIRST_PAUSE;
         assert!(breaker.allows(later), "one call probes");
         assert!(!breaker.allows(later), "and only one");
@@ -190,6 +208,21 @@ mod tests {
         assert!(breaker.answered());
         assert!(breaker.allows(later) && breaker.allows(later));
         assert_eq!(breaker.failed(later, &unreachable()), None, "counted anew");
+    }
+
+    #[test]
+    fn who_is_turned_away_by_a_busy_platform_has_not_failed_and_need_not_wait_for_it() {
+        let breaker = CircuitBreaker(Mutex::new(proven()));
+        let error = |retry_after| InvokeError::Throttled { function: FunctionName::Remote("f".into()), retry_after };
+        let busy = error(Some(FIRST_PAUSE));
+        for _ in 1..THROTTLES {
+            assert_eq!(breaker.judge("remote", Err(busy.clone())).err(), Some(busy.clone()));
+        }
+        for _ in 0..2 {
+            assert_eq!(breaker.judge("remote", Err(busy.clone())).err(), Some(error(None)));
+        }
+        let refused = breaker.judge("remote", Err(denied())).err();
+        assert!(refused.is_some_and(|error| error.retryable()), "by this machine");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Which of two platforms a unit goes to.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use peerless_functions::{
-    Burst, Call, FunctionName, FunctionPlatform, Invocation, InvokeError, Meter, RetryPolicy, Retrying, TaskFailed,
+    Burst, Call, FunctionName, FunctionPlatform, Invocation, InvokeError, Meter, Outcome, RetryPolicy, Retrying,
+    TaskFailed,
 };
 use peerless_protocol::UnitKind;
 use tokio::task::{JoinHandle, JoinSet};
@@ -32,14 +33,18 @@ impl Bench {
     fn new(local: Duration, remote: Duration) -> Self {
         let gone = Arc::new(AtomicBool::new(false));
         let reachable = Arc::clone(&gone);
-        let local = Scripted::new("local", 2, move |_| (local, true));
         let unreachable = InvokeError::Unreachable { function: FunctionName::Remote("f".into()), reason: "no".into() };
         let script = move |_| (remote, !reachable.load(Ordering::Relaxed));
-        let remote = Scripted::failing_with(unreachable, "remote", 3, script);
+        Self { gone, ..Self::with_remote(local, Scripted::failing_with(unreachable, "remote", 3, script)) }
+    }
+
+    /// Two functions here with this time, and those of `remote`.
+    fn with_remote(local: Duration, remote: Arc<Scripted>) -> Self {
+        let local = Scripted::new("local", 2, move |_| (local, true));
         let records = Arc::new(Records::default());
         let burst = Arc::new(Burst::new(local, Arc::clone(&remote) as Arc<dyn FunctionPlatform>));
         let burst = Retrying::new(burst, RetryPolicy::default(), records.meter());
-        Self { burst: Arc::new(burst), remote, records, gone }
+        Self { burst: Arc::new(burst), remote, records, gone: Arc::default() }
     }
 
     fn start(&self, invocation: u64) -> JoinHandle<Result<Invocation, TaskFailed>> {
@@ -102,6 +107,26 @@ async fn while_the_other_platform_is_gone_this_machine_does_all() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     bench.round(5).await;
     assert_eq!(bench.round(5).await, (2, 3, millis(100)), "it is back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_platform_that_is_busy_half_of_the_time_fails_no_unit() {
+    // It is called twice at a time and has one instance, which makes the circuit open and close all the time.
+    let busy_until = Mutex::new(Instant::now());
+    let script = move |_| {
+        let (mut busy_until, now) = (busy_until.lock().unwrap(), Instant::now());
+        let free = *busy_until <= now;
+        if free {
+            *busy_until = now + millis(20);
+        }
+        (millis(if free { 20 } else { 1 }), free)
+    };
+    let busy = InvokeError::Throttled { function: FunctionName::Remote("f".into()), retry_after: None };
+    let bench = Bench::with_remote(millis(100), Scripted::failing_with(busy, "remote", 2, script));
+    for _ in 0..5 {
+        bench.round(100).await;
+    }
+    assert!(bench.records.all().iter().any(|record| matches!(record.outcome, Outcome::Failed(_))));
 }
 
 #[tokio::test(start_paused = true)]
