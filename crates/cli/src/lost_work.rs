@@ -9,6 +9,7 @@ use peerless_store::{Ledger, LedgerError, ledger_path};
 use serde::Serialize;
 
 use crate::cost::Reading;
+use crate::output::thousands;
 
 /// Work of a run that was lost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -22,6 +23,16 @@ pub(crate) struct LostWork {
 }
 
 impl LostWork {
+    /// For people, in one line.
+    pub(crate) fn text(&self) -> String {
+        let Self { rounds_redone, samples_recomputed, stalled_s } = self;
+        format!(
+            "{} rounds done again, {} samples computed again, {stalled_s:.1} s without progress",
+            thousands(*rounds_redone),
+            thousands(*samples_recomputed)
+        )
+    }
+
     /// What the ledgers of a run's peers say; stalls only of the time from `since_us` on, in microseconds since the Unix
     /// epoch.
     ///

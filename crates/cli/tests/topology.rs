@@ -88,6 +88,9 @@ fn a_server_that_dies_goes_on_from_its_checkpoint_and_the_rounds_since_are_done_
     let lost = &summary["lost_work"];
     assert!(lost["samples_recomputed"].as_u64() >= Some(256), "{summary:#}");
     assert!(lost["stalled_s"].as_f64() >= Some(0.4), "the boot alone takes half a second: {summary:#}");
+    let shown = place.run(&["runs", "show", "run", "--json"]).json();
+    assert_eq!(shown["topology"], "parameter-server", "{shown:#}");
+    assert_eq!(shown["lost_work"]["rounds_redone"], lost["rounds_redone"], "{shown:#}");
 }
 
 #[test]

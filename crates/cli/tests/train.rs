@@ -255,3 +255,21 @@ fn the_summary_has_all_documented_fields() {
     assert_eq!((&summary["rounds"], &summary["samples"]), (&2.into(), &512.into()));
     assert_eq!(summary["finish_reason"], "rounds");
 }
+
+#[test]
+fn a_run_learns_as_a_plain_loop_on_the_same_work_does() {
+    let place = Workplace::for_training();
+    let summary = place.train(&["--peers", "2", "--rounds", ROUNDS, "--run-dir", "run"]);
+    let compared = place.run(&["bench", "loss", "run", "--json"]).json();
+    let rounds = compared["rounds"].as_array().unwrap();
+    assert_eq!(rounds.len(), 60, "{compared:#}");
+    let loss = |round: &Value| round["loop_loss"].as_f64().unwrap();
+    assert!(loss(&rounds[59]) < 0.6 * loss(&rounds[0]), "it does not learn: {compared:#}");
+    // Gradients are rounded to the grid of the exact sums, so that some digit differs.
+    let difference = compared["largest_difference"].as_f64().unwrap();
+    assert!(difference > 0.0 && difference < 1e-3, "{difference}");
+    let accuracy = |test: &Value| test["accuracy"].as_f64().unwrap();
+    assert_eq!(accuracy(&compared["run_test"]), summary["test_accuracy"].as_f64().unwrap());
+    let apart = accuracy(&compared["loop_test"]) - accuracy(&compared["run_test"]);
+    assert!(apart.abs() <= 0.002, "{compared:#}");
+}

@@ -128,7 +128,7 @@ pub struct Run {
     pub model: String,
     /// The dataset.
     pub dataset: String,
-    /// `p2p` or `parameter-server`.
+    /// `p2p`, `parameter-server` or `all-reduce`; `p2p` until a peer has said it.
     pub topology: &'static str,
 }
 

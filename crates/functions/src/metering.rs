@@ -124,6 +124,22 @@ pub enum Outcome {
     Failed(InvokeError),
 }
 
+impl Outcome {
+    /// How an attempt ended that came to `result`, for a caller who may be gone.
+    pub(crate) fn of<T>(result: &Result<T, InvokeError>, caller_is_gone: bool) -> Self {
+        match result {
+            Ok(_) | Err(InvokeError::ShutDown) if caller_is_gone => Self::Discarded,
+            Ok(_) => Self::Succeeded,
+            Err(error) => Self::Failed(error.clone()),
+        }
+    }
+
+    /// Whether it was an error.
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::Failed(_))
+    }
+}
+
 /// One attempt, as the ledger keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvocationRecord {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::data_path::DataPathSnapshot;
+use crate::options::Topology;
 use crate::transport::RelayUrl;
 
 /// Version of the file's content.
@@ -21,6 +22,40 @@ pub const STATUS_VERSION: u16 = 1;
 
 /// Largest status file that is read, in bytes.
 const MAX_STATUS_BYTES: u64 = 1 << 20;
+
+/// A topology by its name, as `peerless train --topology` takes it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TopologyName {
+    /// Every peer forms every state.
+    #[default]
+    P2p,
+    /// One server does.
+    ParameterServer,
+    /// Every worker does, and none can be missed.
+    AllReduce,
+}
+
+impl TopologyName {
+    /// The name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::P2p => "p2p",
+            Self::ParameterServer => "parameter-server",
+            Self::AllReduce => "all-reduce",
+        }
+    }
+}
+
+impl From<&Topology> for TopologyName {
+    fn from(topology: &Topology) -> Self {
+        match topology {
+            Topology::PeerToPeer => Self::P2p,
+            Topology::ParameterServer { .. } => Self::ParameterServer,
+            Topology::AllReduce { .. } => Self::AllReduce,
+        }
+    }
+}
 
 /// Where a peer is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -171,6 +206,9 @@ pub struct PeerStatus {
     pub pid: u32,
     /// Where it is in its life.
     pub phase: Phase,
+    /// Who forms states in the run.
+    #[serde(default)]
+    pub topology: TopologyName,
     /// Optimizer steps applied to its state.
     pub steps: u64,
     /// Its state: protocol rounds applied.

@@ -37,7 +37,7 @@ pub use node::{
 };
 pub use participant::Participant;
 /// Configuration of a run that the aggregation defines, as it is part of the spec.
-pub use peerless_aggregation::{ConfigError, EarlyStopping, LearningRate, Optimizer, Schedule};
+pub use peerless_aggregation::{ConfigError, Decisions, EarlyStopping, LearningRate, Optimizer, Schedule};
 pub use shard::{MAX_SHARDS, PayloadShape};
 pub use spec::{DatasetSpec, EvaluationSpec, MAX_SPEC_BYTES, MAX_UNITS, RunSpec, SPEC_VERSION, SpecError};
 pub use state::{Evaluation, FinishReason, Layout, LayoutEntry, Role, StateHeader, StateRef, Tally};

@@ -9,6 +9,8 @@ use peerless_protocol::PeerId;
 use peerless_store::{Ledger, RoundRecord, ledger_path};
 use serde_json::{Value, json};
 
+use crate::cost::{self, Projection};
+use crate::lost_work::LostWork;
 use crate::output::{self, Align, label, percent, table, thousands};
 use crate::runs::{self, LocalPeer};
 
@@ -136,8 +138,12 @@ fn show(path: Option<&Path>, json: bool) -> anyhow::Result<()> {
     let peers = runs::peers(&run)?;
     let progress = progress(&peers);
     let totals: Vec<_> = peers.iter().filter_map(|peer| Some((peer, totals(peer)?))).collect();
+    let topology = peers.iter().find_map(|peer| Some(peer.status.as_ref()?.topology)).unwrap_or_default().as_str();
+    let lost_work = lost_work(&run);
     if json {
         let mut document = list_document(&run, &progress);
+        document["topology"] = topology.into();
+        document["lost_work"] = serde_json::to_value(lost_work)?;
         document["spec"] = serde_json::to_value(run.spec())?;
         document["peers"] = totals.iter().map(|(peer, totals)| peer_document(peer, totals)).collect();
         return output::json(&document);
@@ -151,16 +157,25 @@ fn show(path: Option<&Path>, json: bool) -> anyhow::Result<()> {
             thousands(spec.units_per_round.into()),
             thousands(spec.samples_per_unit.into())
         ),
+        format!("topology   {topology}"),
         format!("optimizer  {}", serde_json::to_string(&spec.optimizer)?),
         format!("rate       {}", serde_json::to_string(&spec.learning_rate)?),
         format!("progress   {}, {} of {} rounds", progress.state, thousands(progress.steps), thousands(spec.rounds)),
         format!("accuracy   {}", progress.accuracy.map_or_else(|| "not evaluated yet".into(), percent)),
         format!("state      {}", progress.digest.as_deref().unwrap_or("-")),
+        format!("lost work  {}", lost_work.map_or_else(|| "-".to_owned(), |lost_work| lost_work.text())),
         String::new(),
         "mean milliseconds of a round".to_owned(),
         times_table(&totals),
     ];
     output::data(&lines.join("\n"))
+}
+
+/// What failures cost since the run began, the time between two sessions included; `None` if a ledger cannot be read.
+fn lost_work(run: &RunDirectory) -> Option<LostWork> {
+    let reading = cost::read(run, &Projection::default());
+    let lost = reading.and_then(|reading| Ok(LostWork::of(run, &reading, 0)?));
+    lost.inspect_err(|error| label("warning", &format!("{error:#}"))).ok()
 }
 
 /// What a peer's ledger says.

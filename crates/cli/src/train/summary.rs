@@ -166,12 +166,7 @@ impl Summary {
             thousands(retried),
             thousands(hedged)
         ));
-        let LostWork { rounds_redone, samples_recomputed, stalled_s } = self.lost_work;
-        lines.push(format!(
-            "lost work  {} rounds done again, {} samples computed again, {stalled_s:.1} s without progress",
-            thousands(rounds_redone),
-            thousands(samples_recomputed)
-        ));
+        lines.push(format!("lost work  {}", self.lost_work.text()));
         if self.cost.total_usd > Money::ZERO {
             lines.push(format!("cost       {}", self.cost.text()));
         }

@@ -98,7 +98,11 @@ pub fn run(snapshot: &Snapshot) -> String {
         "{} on {}, {}, run <code>{}</code> in <code>{}</code>",
         safe(&run.model),
         safe(&run.dataset),
-        if run.topology == "p2p" { "peer to peer" } else { "with a parameter server" },
+        match run.topology {
+            "parameter-server" => "with a parameter server",
+            "all-reduce" => "by all-reduce",
+            _ => "peer to peer",
+        },
         run.id.short(),
         safe(&run.directory)
     );

@@ -20,7 +20,7 @@ use peerless_protocol::PeerId;
 use curve::Curve;
 use invocations::Invocations;
 use observation::Observations;
-use peer::{PeerReader, is_server};
+use peer::PeerReader;
 use stories::{Scene, tell};
 use tail::News;
 
@@ -195,13 +195,13 @@ impl RunReader {
 
     fn run_view(&self) -> Option<Run> {
         let run = self.run.as_ref()?;
-        let server = self.order.iter().any(|name| is_server(name));
+        let topology = self.peers.values().find_map(|peer| Some(peer.status.as_ref()?.topology)).unwrap_or_default();
         Some(Run {
             id: run.spec().id(),
             directory: self.path.display().to_string(),
             model: run.spec().model.clone(),
             dataset: run.spec().dataset.name.clone(),
-            topology: if server { "parameter-server" } else { "p2p" },
+            topology: topology.as_str(),
         })
     }
 

@@ -160,8 +160,3 @@ impl PeerReader {
         })
     }
 }
-
-/// Whether this is the name of a parameter server.
-pub fn is_server(name: &str) -> bool {
-    name == SERVER
-}

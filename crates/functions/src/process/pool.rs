@@ -185,12 +185,8 @@ impl Shared {
             job.ticket.reported(&report);
             report.outcome.map_err(|failure| InvokeError::Reported(self.explained(failure)))
         });
-        let outcome = match &result {
-            Ok(_) | Err(InvokeError::ShutDown) if job.reply.is_closed() => Outcome::Discarded,
-            Ok(_) => Outcome::Succeeded,
-            Err(error) => Outcome::Failed(error.clone()),
-        };
-        self.count(&job.ticket, result.is_err());
+        let outcome = Outcome::of(&result, job.reply.is_closed());
+        self.count(&job.ticket, outcome.is_failure());
         let metering = job.ticket.finish(outcome);
         let mut population = self.population();
         if result.is_ok() && job.expected.is_gradient() {

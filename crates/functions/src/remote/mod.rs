@@ -228,12 +228,8 @@ impl<D: Door> Shared<D> {
         }
         let cold = result.as_ref().is_ok_and(|report| report.cold);
         let result = result.and_then(|report| report.outcome.map_err(InvokeError::Reported));
-        let outcome = match &result {
-            Ok(_) | Err(InvokeError::ShutDown) if reply.is_closed() => Outcome::Discarded,
-            Ok(_) => Outcome::Succeeded,
-            Err(error) => Outcome::Failed(error.clone()),
-        };
-        self.count(&ticket, cold, result.is_err());
+        let outcome = Outcome::of(&result, reply.is_closed());
+        self.count(&ticket, cold, outcome.is_failure());
         let metering = ticket.finish(outcome);
         (reply, result.map(|output| Invocation { output, metering, elsewhere: None }))
     }

@@ -27,7 +27,7 @@ use peerless_store::{
 use crate::data_path::{DataPath, OverNetwork};
 use crate::identity::Identity;
 use crate::options::{PeerError, PeerOptions, PeerSummary};
-use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION, unix_us};
+use crate::status::{FunctionsStatus, PeerStatus, Phase, STATUS_VERSION, TopologyName, unix_us};
 use crate::transport::{self, Admission, Config as TransportConfig, Transport};
 use accounts::Accounts;
 use blobs::Blobs;
@@ -347,6 +347,7 @@ fn starting(options: &PeerOptions, peer: PeerId) -> PeerStatus {
         name: options.name.clone(),
         pid: std::process::id(),
         phase: Phase::Starting,
+        topology: TopologyName::from(&options.topology),
         steps: 0,
         round: 0,
         state_digest: Digest([0; 32]),

@@ -122,7 +122,7 @@ impl Ledger {
     /// [`LedgerError`]; see its variants.
     pub fn invocation_totals(&self) -> Result<InvocationTotals, LedgerError> {
         self.run(|connection| {
-            let query = "SELECT count(*), coalesce(sum(cold), 0), coalesce(sum(outcome <> 'ok'), 0),
+            let query = "SELECT count(*), coalesce(sum(cold), 0), coalesce(sum(outcome NOT IN ('ok', 'discarded')), 0),
                 coalesce(sum(attempt > 1), 0), coalesce(sum(duration_us), 0),
                 coalesce(max(peak_memory_bytes), 0) FROM invocations";
             connection.query_row(query, [], |row| {

@@ -323,7 +323,7 @@ pub struct InvocationTotals {
     pub invocations: u64,
     /// Those for which a function had to be started.
     pub cold_starts: u64,
-    /// Those that failed.
+    /// Those that failed; what ended after nobody wanted it any more has not.
     pub failed: u64,
     /// Those that were not the first attempt.
     pub retried: u64,

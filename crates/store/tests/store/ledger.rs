@@ -121,6 +121,18 @@ fn what_was_recorded_is_found_again_by_a_reader_beside_the_writer() {
 }
 
 #[test]
+fn what_nobody_wanted_any_more_has_not_failed() {
+    let directory = TempDir::new().unwrap();
+    let mut ledger = Ledger::open(&path(&directory)).unwrap();
+    let mut unwanted = batch(1);
+    unwanted.invocations.iter_mut().for_each(|invocation| invocation.outcome = "discarded".into());
+    ledger.record(&unwanted).unwrap();
+    ledger.record(&batch(2)).unwrap();
+    let totals = ledger.invocation_totals().unwrap();
+    assert_eq!((totals.invocations, totals.failed), (4, 1));
+}
+
+#[test]
 fn users_can_query_it_with_any_sqlite() {
     let directory = TempDir::new().unwrap();
     Ledger::open(&path(&directory)).unwrap().record(&batch(2)).unwrap();

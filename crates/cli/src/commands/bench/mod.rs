@@ -1,6 +1,7 @@
 //! `peerless bench`: what a run costs on this machine, measured side by side.
 
 mod functions;
+mod loss;
 mod recovery;
 mod run;
 mod throughput;
@@ -11,6 +12,7 @@ const EXAMPLES: &str = "\
 Examples:
   peerless bench throughput           2 peers against a plain training loop, alternating
   peerless bench functions            what a call, a cold start and a unit's bytes cost
+  peerless bench loss runs/mine       the run's training loss beside a plain training loop's
   peerless bench recovery             what kill -9, SIGSTOP, a partition and a dead function cost
   peerless bench recovery --fault kill --repetitions 50
 
@@ -28,6 +30,8 @@ pub(crate) struct BenchArgs {
 enum BenchCommand {
     /// Samples per second of a run against a plain single-process loop, and where a round's time goes
     Throughput(throughput::ThroughputArgs),
+    /// Training loss of a run, round by round, beside that of a plain single-process loop on the same work
+    Loss(loss::LossArgs),
     /// Time until the next round, and work done again, after faults of real peers and functions
     Recovery(recovery::RecoveryArgs),
     /// Time of function calls, warm and cold, and bytes moved per unit against the least possible
@@ -37,6 +41,7 @@ enum BenchCommand {
 pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         BenchCommand::Throughput(args) => throughput::run(args),
+        BenchCommand::Loss(args) => loss::run(args),
         BenchCommand::Recovery(args) => recovery::run(args),
         BenchCommand::Functions(args) => functions::run(args),
     }

@@ -1,4 +1,4 @@
-//! A plain single-process training loop: what peers and functions are measured against.
+//! Samples per second of a plain loop.
 //!
 //! It is written as one would write it with the tensor library alone, with its loss and its tensors
 //! for parameters and momentum, and shares only the network and the dataset with the rest.
