@@ -35,15 +35,16 @@ impl Bench {
         let reachable = Arc::clone(&gone);
         let unreachable = InvokeError::Unreachable { function: FunctionName::Remote("f".into()), reason: "no".into() };
         let script = move |_| (remote, !reachable.load(Ordering::Relaxed));
-        Self { gone, ..Self::with_remote(local, Scripted::failing_with(unreachable, "remote", 3, script)) }
+        let remote = Scripted::failing_with(unreachable, "remote", 3, script);
+        Self { gone, ..Self::with_remote(local, remote, RetryPolicy::default()) }
     }
 
     /// Two functions here with this time, and those of `remote`.
-    fn with_remote(local: Duration, remote: Arc<Scripted>) -> Self {
+    fn with_remote(local: Duration, remote: Arc<Scripted>, policy: RetryPolicy) -> Self {
         let local = Scripted::new("local", 2, move |_| (local, true));
         let records = Arc::new(Records::default());
         let burst = Arc::new(Burst::new(local, Arc::clone(&remote) as Arc<dyn FunctionPlatform>));
-        let burst = Retrying::new(burst, RetryPolicy::default(), records.meter());
+        let burst = Retrying::new(burst, policy, records.meter());
         Self { burst: Arc::new(burst), remote, records, gone: Arc::default() }
     }
 
@@ -122,7 +123,8 @@ async fn a_platform_that_is_busy_half_of_the_time_fails_no_unit() {
         (millis(if free { 20 } else { 1 }), free)
     };
     let busy = InvokeError::Throttled { function: FunctionName::Remote("f".into()), retry_after: None };
-    let bench = Bench::with_remote(millis(100), Scripted::failing_with(busy, "remote", 2, script));
+    let no_failure = RetryPolicy { attempts: 1, ..RetryPolicy::default() };
+    let bench = Bench::with_remote(millis(100), Scripted::failing_with(busy, "remote", 2, script), no_failure);
     for _ in 0..5 {
         bench.round(100).await;
     }
