@@ -13,6 +13,7 @@ mod options;
 pub mod process;
 pub mod run_directory;
 pub mod status;
+pub mod tail;
 pub mod ticket;
 pub mod transport;
 pub mod waste;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use peerless_functions::prices::Money;
+use peerless_peer::tail::News;
 use peerless_peer::waste::{Fate, FirstResults};
 
-use super::tail::News;
 use crate::snapshot::{Functions, Peer};
 
 /// Units whose first result is remembered: what is computed again is computed again soon.

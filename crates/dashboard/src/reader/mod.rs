@@ -5,7 +5,6 @@ mod invocations;
 mod observation;
 mod peer;
 mod stories;
-mod tail;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +14,7 @@ use peerless_peer::history::RoundHistory;
 use peerless_peer::local::LocalPeer;
 use peerless_peer::run_directory::RunDirectory;
 use peerless_peer::status::{PeerStatus, unix_us};
+use peerless_peer::tail::News;
 use peerless_protocol::PeerId;
 
 use curve::Curve;
@@ -22,7 +22,6 @@ use invocations::Invocations;
 use observation::Observations;
 use peer::PeerReader;
 use stories::{Scene, tell};
-use tail::News;
 
 use crate::snapshot::{Bill, LostWork, Peer, PeerCondition, Progress, Run, RunCondition, SNAPSHOT_VERSION, Snapshot};
 
@@ -101,7 +100,7 @@ impl RunReader {
             match peer.read_ledger(&directory, limit) {
                 Ok(news) if news.anew => return Err(ReadAnew),
                 Ok(news) => {
-                    incomplete |= news.more;
+                    incomplete |= news.more();
                     self.take_in(number, &name, &news);
                 }
                 Err(error) => problems.add(format!("peer {name}: {error}")),

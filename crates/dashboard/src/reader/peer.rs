@@ -7,11 +7,11 @@ use peerless_functions::prices::Money;
 use peerless_peer::local::{LocalPeer, PEER_COMMAND, SERVER};
 use peerless_peer::process::is_alive;
 use peerless_peer::status::{PeerStatus, Phase};
+use peerless_peer::tail::{LedgerTail, Limits, News, TailError};
 use peerless_peer::waste::Fate;
 use peerless_protocol::PeerId;
 use peerless_store::{InvocationRecord, RoundTimes};
 
-use super::tail::{LedgerTail, News, TailError};
 use crate::snapshot::{Peer, PeerCondition, Times};
 
 /// Rounds that the split of a round's time is a mean over.
@@ -64,8 +64,8 @@ impl PeerReader {
 
     /// Reads on in its ledger, at most `limit` records of a kind.
     pub fn read_ledger(&mut self, directory: &Path, limit: u32) -> Result<News, TailError> {
-        let news = self.tail.read(directory, limit)?;
-        self.lives = super::tail::lives(&news.sessions);
+        let news = self.tail.read(directory, Limits::each(limit))?;
+        self.lives = news.sessions.all().iter().map(|session| (session.started_at_us, session.last_at_us)).collect();
         self.machine = news.sessions.machine_time();
         self.exchange += news.events.iter().filter_map(|event| Some(news.sessions.exchange(event)?.cost)).sum();
         self.refused = news.refused;
