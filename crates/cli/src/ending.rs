@@ -1,9 +1,17 @@
-//! When a process that serves others is to end.
+//! Processes that look at others that train: how they step back, and when they end.
 
 use std::io;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How far.
+const NICE: i32 = 10;
+
+/// Steps back for those that train. Where the system does not allow it, they still have the larger part of the cores.
+pub(crate) fn step_back() {
+    let _ = rustix::process::nice(NICE);
+}
 
 /// Resolves when the process is asked to end: by a signal or, if it is to end with its parent, by the end of stdin.
 pub(crate) fn asked_to_end(end_with_parent: bool) -> anyhow::Result<impl Future<Output = ()> + Send> {

@@ -59,6 +59,8 @@ enum Command {
     Status(commands::status::StatusArgs),
     /// Show a run on a local web page while it trains, and as metrics
     Dashboard(commands::dashboard::DashboardArgs),
+    /// Send the traces of a run to an OpenTelemetry collector
+    Trace(commands::trace::TraceArgs),
     /// Show what a run costs, and what of that was of no use
     Cost(commands::cost::CostArgs),
     /// Predict time and cost on other numbers of peers, functions and memory, or hold a run against it
@@ -102,6 +104,7 @@ fn main() -> ExitCode {
         Command::Peer(args) => commands::peer::run(*args),
         Command::Status(args) => commands::status::run(&args),
         Command::Dashboard(args) => commands::dashboard::run(args),
+        Command::Trace(args) => commands::trace::run(args),
         Command::Cost(args) => commands::cost::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Compare(args) => commands::compare::run(&args),

@@ -45,6 +45,14 @@ fn a_fault_that_cannot_happen_is_refused_with_the_part_that_is_wrong() {
     refused(&["train", "--peers", "2", "--fault", "kill:3@5"], 2, &["fault kill:3@5", "it has 2"]);
 }
 
+#[cfg(not(feature = "otel"))]
+#[test]
+fn traces_name_the_feature_that_they_need() {
+    let needed = ["cargo feature `otel`", "hint: build it with --features otel"];
+    refused(&["train", "--otlp", "http://localhost:4318"], 1, &needed);
+    refused(&["trace"], 1, &needed);
+}
+
 #[test]
 fn a_directory_without_a_run_is_said_to_be_none() {
     for command in [&["train", "--resume", "here"][..], &["status", "here"], &["runs", "show", "here"]] {

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use peerless_dashboard::{Dashboard, DashboardError, DashboardOptions, Limits, Token};
 
-use crate::ending::asked_to_end;
+use crate::ending::{asked_to_end, step_back};
 use crate::failure::{Advise, advised, code};
 use crate::output::{data, say};
 use crate::runs;
@@ -19,8 +19,6 @@ use crate::runs;
 const TOKEN: &str = "PEERLESS_DASHBOARD_TOKEN";
 /// Longest file of a token, in bytes.
 const MAX_TOKEN_FILE: u64 = 4_096;
-/// How far the process steps back for those that train.
-const NICE: i32 = 10;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -56,8 +54,7 @@ pub(crate) fn run(args: DashboardArgs) -> anyhow::Result<()> {
     let run = runs::open(args.run.as_deref())?.path().to_path_buf();
     let token = token(args.token_file.as_deref())?;
     let options = DashboardOptions { run, listen: args.listen, token, limits: Limits::default() };
-    // Where the system does not allow it, training still has the larger part of the cores.
-    let _ = rustix::process::nice(NICE);
+    step_back();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start the runtime")?.block_on(async {
         let needs_token = options.token.is_some();

@@ -18,5 +18,6 @@ pub(crate) mod runs;
 pub(crate) mod simulate;
 pub(crate) mod soak;
 pub(crate) mod status;
+pub(crate) mod trace;
 pub(crate) mod train;
 pub(crate) mod verify;

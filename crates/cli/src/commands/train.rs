@@ -13,7 +13,7 @@ use peerless_peer::status::unix_us;
 use peerless_peer::ticket::JoinSecret;
 use peerless_training::model;
 
-use super::dashboard;
+use super::{dashboard, trace};
 use crate::cost::{self, Bill, Projection};
 use crate::exchange::ExchangeArgs;
 use crate::failure::{Advise, advised, code};
@@ -28,6 +28,7 @@ use crate::train::peers::{Exit, Launch, Peer, log_tail};
 use crate::train::summary::Summary;
 use crate::train::supervise::expect;
 use crate::train::topology::{TopologyArgs, TopologyKind};
+use crate::train::traces::TracesProcess;
 use crate::train::watch::{Outcome, Watch};
 use crate::{data, runs};
 
@@ -44,6 +45,7 @@ Examples:
   peerless train --run-dir runs/mine --rounds 500
   peerless train --resume runs/mine
   peerless train --dashboard
+  peerless train --otlp http://localhost:4318
   peerless train --peer-price t2.large --budget 0.50
   peerless train --compute instance --peer-price t2.large
   peerless train --topology parameter-server --boot-s 5 --fault kill:server@30
@@ -81,6 +83,9 @@ pub(crate) struct TrainArgs {
     /// Serve a live page of the run, for this machine unless an address is given; see `peerless dashboard --help`
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:0")]
     dashboard: Option<SocketAddr>,
+    /// Send traces to the OpenTelemetry collector at this base URL, without keys in it; see `peerless trace --help`
+    #[arg(long, value_name = "URL")]
+    otlp: Option<String>,
     /// Write the summary to stdout as JSON
     #[arg(long)]
     json: bool,
@@ -165,6 +170,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     args.check()?;
     args.functions.check_isolation()?;
     args.dashboard.map_or(Ok(()), dashboard::check)?;
+    args.otlp.as_deref().map_or(Ok(()), trace::check)?;
     let (run, mut peers, topology) = match &args.resume {
         Some(directory) => resume(&args, directory)?,
         None => create(&args)?,
@@ -175,6 +181,7 @@ pub(crate) fn run(args: TrainArgs) -> anyhow::Result<()> {
     let launch = launch(&args, &run, topology, starting, &mut peers)?;
     introduce(&run, workers, topology);
     let _dashboard = args.dashboard.and_then(|listen| DashboardProcess::start(&launch, listen));
+    let _traces = args.otlp.as_deref().map(|collector| TracesProcess::start(&launch, collector));
     let mut watch = Watch::new(run, launch, peers, args.fault);
     watch.budget = args.budget.map(Money::from);
     (watch.topology, watch.boot) = (topology, args.topology.boot());

@@ -2,10 +2,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
-use anyhow::Context;
-
+use super::beside;
 use super::peers::Launch;
 use crate::output::{label, say};
 
@@ -32,12 +31,7 @@ impl DashboardProcess {
 }
 
 fn spawn(launch: &Launch, listen: SocketAddr) -> anyhow::Result<Child> {
-    let mut command = Command::new(&launch.program);
-    command.arg("dashboard").arg(&launch.run).args(["--end-with-parent", "--listen", &listen.to_string()]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-    // Ctrl-C in a terminal is for this process, which ends the others.
-    std::os::unix::process::CommandExt::process_group(&mut command, 0);
-    let mut child = command.spawn().with_context(|| format!("cannot start {}", launch.program.display()))?;
+    let mut child = beside::spawn(launch, "dashboard", &["--listen", &listen.to_string()], Stdio::piped())?;
     if let Some(stdout) = child.stdout.take() {
         std::thread::spawn(move || announce(stdout));
     }
