@@ -4,11 +4,11 @@
 //!
 //! On machines with the same numerics, [`Trainer::gradient`] is a pure function of the spec's names,
 //! the parameters, the samples and the seed, bit for bit: however often it is repeated, in whichever
-//! process, and with however many threads. What the tensor library is trusted with is the model's
-//! forward and backward pass; the loss, its gradient at the logits, normalisation, initial
+//! process, and with however many threads. The layers that take the time are those of [`ops`], with the same
+//! bits for every instruction set; the loss, its gradient at the logits, normalisation, initial
 //! parameters and totals are plain code with one order of operations and `libm` instead of the
-//! platform's mathematics. Machines whose passes differ (another instruction set, another version
-//! of the library) are told apart by [`Model::fingerprint`].
+//! platform's mathematics. What is left of the forward and backward pass is the tensor library's. Machines whose passes
+//! differ after all are told apart by [`Model::fingerprint`].
 //!
 //! # Adding a model
 //!
@@ -24,6 +24,7 @@ mod import;
 mod initial;
 mod loss;
 mod models;
+pub mod ops;
 mod trainer;
 
 pub use burn;
@@ -31,6 +32,6 @@ pub use error::TrainingError;
 pub use import::ImportError;
 pub use models::{
     DenseNet121, Initialisation, LeNet5, MobileNetV3Small, Model, ModelInfo, Models, Network, OwnNetwork, ResNet18,
-    SqueezeNet, Vgg11, model, models,
+    SqueezeNet, UnitTimes, Vgg11, measured_cnn, model, models,
 };
 pub use trainer::{OwnThreads, Trainer, UnitGradient, use_own_threads, use_threads};

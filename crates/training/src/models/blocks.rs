@@ -1,12 +1,12 @@
-//! What several networks are made of.
+//! What several networks are made of. Images have their channels last, see [`crate::ops`].
 
 use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
-use burn::nn::pool::AdaptiveAvgPool2dConfig;
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::initial::words;
+use crate::ops;
 
 /// Channels, height and width of an input.
 pub(super) type Shape = [usize; 3];
@@ -48,13 +48,13 @@ impl ConvNorm {
     }
 
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.norm.forward(self.conv.forward(x))
+        ops::batch_norm(&self.norm, ops::conv2d(&self.conv, x))
     }
-}
 
-/// The mean over height and width: [batch, channels].
-pub(super) fn global_average(x: Tensor<4>) -> Tensor<2> {
-    AdaptiveAvgPool2dConfig::new([1, 1]).init().forward(x).flatten(1, 3)
+    /// Its positive part.
+    pub(super) fn forward_relu(&self, x: Tensor<4>) -> Tensor<4> {
+        ops::batch_norm_relu(&self.norm, ops::conv2d(&self.conv, x))
+    }
 }
 
 /// Dropout (Srivastava et al. 2014) with a mask from the unit's seed alone. The tensor library draws its masks from a

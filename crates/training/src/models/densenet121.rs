@@ -4,10 +4,11 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{AvgPool2dConfig, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
-use burn::tensor::{Device, Tensor, activation::relu};
+use burn::tensor::{Device, Tensor};
 
-use super::blocks::{Shape, conv, global_average, linear, padding_to_32};
+use super::blocks::{Shape, conv, linear, padding_to_32};
 use super::{Initialisation, ModelInfo, Network};
+use crate::ops;
 
 pub(super) const INFO: ModelInfo = ModelInfo {
     name: "densenet121",
@@ -86,9 +87,9 @@ impl DenseLayer {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let new = self.conv1.forward(relu(self.norm1.forward(x.clone())));
-        let new = self.conv2.forward(relu(self.norm2.forward(new)));
-        Tensor::cat(vec![x, new], 1)
+        let new = ops::conv2d(&self.conv1, ops::batch_norm_relu(&self.norm1, x.clone()));
+        let new = ops::conv2d(&self.conv2, ops::batch_norm_relu(&self.norm2, new));
+        Tensor::cat(vec![x, new], 3)
     }
 }
 
@@ -102,8 +103,9 @@ impl Transition {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = self.conv.forward(relu(self.norm.forward(x)));
-        AvgPool2dConfig::new([2, 2]).with_strides([2, 2]).init().forward(x)
+        let x = ops::conv2d(&self.conv, ops::batch_norm_relu(&self.norm, x));
+        let pool = AvgPool2dConfig::new([2, 2]).with_strides([2, 2]).init();
+        ops::channels_last(pool.forward(ops::channels_first(x)))
     }
 }
 
@@ -111,14 +113,15 @@ impl Network for DenseNet121 {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
         let pool = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(padding).init();
-        let mut x = pool.forward(relu(self.norm0.forward(self.conv0.forward(images))));
+        let x = ops::batch_norm_relu(&self.norm0, ops::conv2d(&self.conv0, ops::channels_last(images)));
+        let mut x = ops::max_pool2d(&pool, x);
         for (index, block) in self.blocks.iter().enumerate() {
             x = block.iter().fold(x, |x, layer| layer.forward(x));
             if let Some(transition) = self.transitions.get(index) {
                 x = transition.forward(x);
             }
         }
-        self.classifier.forward(global_average(relu(self.norm5.forward(x))))
+        ops::linear(&self.classifier, ops::global_average(ops::batch_norm_relu(&self.norm5, x)))
     }
 
     fn initialisation() -> Initialisation {

@@ -8,6 +8,7 @@ use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, activation::relu};
 
 use super::{ModelInfo, Network};
+use crate::ops;
 
 pub(super) const INFO: ModelInfo = ModelInfo {
     name: "lenet5",
@@ -47,10 +48,11 @@ impl LeNet5 {
 impl Network for LeNet5 {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         // ReLU and max pooling commute; pooling first leaves a quarter of the elements to ReLU.
-        let x = relu(self.pool.forward(self.conv1.forward(images)));
-        let x = relu(self.pool.forward(self.conv2.forward(x)));
-        let x = relu(self.fc1.forward(x.flatten(1, 3)));
-        let x = relu(self.fc2.forward(x));
-        self.fc3.forward(x)
+        let pool = |x| ops::max_pool2d(&self.pool, x);
+        let x = relu(pool(ops::conv2d(&self.conv1, ops::channels_last(images))));
+        let x = relu(pool(ops::conv2d(&self.conv2, x)));
+        let x = relu(ops::linear(&self.fc1, ops::flatten(x)));
+        let x = relu(ops::linear(&self.fc2, x));
+        ops::linear(&self.fc3, x)
     }
 }

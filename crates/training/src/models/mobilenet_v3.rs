@@ -6,8 +6,9 @@ use burn::nn::{BatchNormConfig, Linear};
 use burn::tensor::activation::{hard_sigmoid, relu};
 use burn::tensor::{Device, Tensor};
 
-use super::blocks::{ConvNorm, Shape, conv, dropout, global_average, linear};
+use super::blocks::{ConvNorm, Shape, conv, dropout, linear};
 use super::{Initialisation, ModelInfo, Network};
+use crate::ops;
 
 pub(super) const INFO: ModelInfo = ModelInfo {
     name: "mobilenet-v3-small",
@@ -82,10 +83,10 @@ impl MobileNetV3Small {
     }
 
     fn hidden(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = hard_swish(self.stem.forward(images));
+        let x = hard_swish(self.stem.forward(ops::channels_last(images)));
         let x = self.blocks.iter().fold(x, |x, block| block.forward(x));
-        let x = global_average(hard_swish(self.last.forward(x)));
-        hard_swish(self.hidden.forward(x))
+        let x = ops::global_average(hard_swish(self.last.forward(x)));
+        hard_swish(ops::linear(&self.hidden, x))
     }
 }
 
@@ -109,12 +110,13 @@ impl Block {
     }
 
     fn forward(&self, input: Tensor<4>) -> Tensor<4> {
-        let activation = if self.hard { hard_swish } else { relu };
+        let activated =
+            |layer: &ConvNorm, x| if self.hard { hard_swish(layer.forward(x)) } else { layer.forward_relu(x) };
         let mut x = input.clone();
         if let Some(expand) = &self.expand {
-            x = activation(expand.forward(x));
+            x = activated(expand, x);
         }
-        x = activation(self.depthwise.forward(x));
+        x = activated(&self.depthwise, x);
         if let Some(excitation) = &self.excitation {
             x = excitation.forward(x);
         }
@@ -136,10 +138,10 @@ impl Excitation {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let [batch, channels, ..] = x.dims();
-        let scale = global_average(x.clone()).reshape([batch, channels, 1, 1]);
-        let scale = self.fc2.forward(relu(self.fc1.forward(scale)));
-        x * hard_sigmoid(scale, 1.0 / 6.0, 0.5)
+        let [batch, .., channels] = x.dims();
+        let scale = ops::global_average(x.clone()).reshape([batch, 1, 1, channels]);
+        let scale = ops::conv2d(&self.fc2, relu(ops::conv2d(&self.fc1, scale)));
+        ops::scale_channels(x, hard_sigmoid(scale, 1.0 / 6.0, 0.5).reshape([batch, channels]))
     }
 }
 
@@ -150,11 +152,11 @@ fn hard_swish<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 
 impl Network for MobileNetV3Small {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        self.classifier.forward(self.hidden(images))
+        ops::linear(&self.classifier, self.hidden(images))
     }
 
     fn forward_training(&self, images: Tensor<4>, seed: u64) -> Tensor<2> {
-        self.classifier.forward(dropout(self.hidden(images), 0.2, seed, "classifier"))
+        ops::linear(&self.classifier, dropout(self.hidden(images), 0.2, seed, "classifier"))
     }
 
     fn initialisation() -> Initialisation {

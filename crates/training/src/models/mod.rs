@@ -1,6 +1,7 @@
 //! Models: networks behind the flat vector that peers exchange.
 
 mod blocks;
+mod cnn;
 mod densenet121;
 mod lenet5;
 mod mobilenet_v3;
@@ -9,10 +10,13 @@ mod resnet18;
 mod squeezenet;
 mod vgg11;
 
+use std::time::{Duration, Instant};
+
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Gradients, Tensor, TensorData};
 use peerless_protocol::{Digest, Layout, Role, RunSpec};
 
+pub use cnn::measured_cnn;
 pub use densenet121::DenseNet121;
 pub use lenet5::LeNet5;
 pub use mobilenet_v3::MobileNetV3Small;
@@ -83,6 +87,26 @@ pub fn model(name: &str) -> Result<ModelInfo, TrainingError> {
         let known: Vec<&str> = models().iter().map(|model| model.name).collect();
         TrainingError::UnknownModel { name: name.to_owned(), known: known.join(", ") }
     })
+}
+
+/// Where the time of one unit's gradient goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UnitTimes {
+    /// From the flat vector into the network's tensors.
+    pub load: Duration,
+    /// From the images to the logits.
+    pub forward: Duration,
+    /// Loss, and from the logits to the gradients.
+    pub backward: Duration,
+    /// From the gradients into one flat vector.
+    pub flatten: Duration,
+}
+
+impl UnitTimes {
+    /// All of it.
+    pub fn total(&self) -> Duration {
+        self.load + self.forward + self.backward + self.flatten
+    }
 }
 
 /// A network together with its place in the flat vector.
@@ -250,11 +274,40 @@ impl Model {
     ) -> Result<Vec<f32>, TrainingError> {
         self.load(values)?;
         let images = self.batch(images)?;
-        let gradient = self.network.gradient(&self.map, images, seed, loss)?;
+        let gradients = self.network.gradients(images, seed, loss)?;
+        let gradient = self.network.flatten(&self.map, gradients)?;
         match gradient.iter().position(|element| !element.is_finite()) {
             None => Ok(gradient),
             Some(index) => Err(self.not_finite(index, gradient[index])),
         }
+    }
+
+    /// Where the time of [`gradient`](Self::gradient) goes, for made-up `images` of which sample i has the label
+    /// i modulo the number of classes.
+    ///
+    /// # Errors
+    /// As for a unit.
+    pub fn time_of_gradient(&mut self, values: &[f32], images: Vec<f32>) -> Result<UnitTimes, TrainingError> {
+        let images = self.batch(images)?;
+        let samples = images.shape()[0];
+        let labels: Vec<u8> = (0..samples).map(|sample| (sample % self.info.classes) as u8).collect();
+        let names: Vec<u32> = (0..samples as u32).collect();
+        let begin = Instant::now();
+        self.load(values)?;
+        let loaded = Instant::now();
+        let mut computed = loaded;
+        let gradients = self.network.gradients(images, 0, &mut |logits| {
+            computed = Instant::now();
+            Ok(loss::tally_and_gradient(logits, &labels, &names)?.1)
+        })?;
+        let differentiated = Instant::now();
+        self.network.flatten(&self.map, gradients)?;
+        Ok(UnitTimes {
+            load: loaded - begin,
+            forward: computed - loaded,
+            backward: differentiated - computed,
+            flatten: differentiated.elapsed(),
+        })
     }
 
     fn batch(&self, images: Vec<f32>) -> Result<TensorData, TrainingError> {
@@ -284,13 +337,10 @@ trait FlatNetwork: Send {
 
     fn logits(&self, images: TensorData) -> Result<Vec<f32>, TrainingError>;
 
-    fn gradient(
-        &self,
-        map: &FlatMap,
-        images: TensorData,
-        seed: u64,
-        loss: &mut LossGradient<'_>,
-    ) -> Result<Vec<f32>, TrainingError>;
+    fn gradients(&self, images: TensorData, seed: u64, loss: &mut LossGradient<'_>)
+    -> Result<Gradients, TrainingError>;
+
+    fn flatten(&self, map: &FlatMap, gradients: Gradients) -> Result<Vec<f32>, TrainingError>;
 }
 
 struct Loaded<N> {
@@ -308,13 +358,12 @@ impl<N: Network> FlatNetwork for Loaded<N> {
         read(self.network.valid().forward(images))
     }
 
-    fn gradient(
+    fn gradients(
         &self,
-        map: &FlatMap,
         images: TensorData,
         seed: u64,
         loss: &mut LossGradient<'_>,
-    ) -> Result<Vec<f32>, TrainingError> {
+    ) -> Result<Gradients, TrainingError> {
         // For networks that draw from the library's generator after all. It is the process's: they are
         // deterministic in processes that compute one unit at a time.
         self.device.seed(seed);
@@ -323,7 +372,10 @@ impl<N: Network> FlatNetwork for Loaded<N> {
         let at_logits = TensorData::new(loss(&read(logits.clone().inner())?)?, shape);
         // The gradient of sum(z * g) with constant g is the chain rule applied to g: the library
         // differentiates the network, and the loss stays ours.
-        let gradients = (logits * Tensor::from_data(at_logits, &self.device)).sum().backward();
+        Ok((logits * Tensor::from_data(at_logits, &self.device)).sum().backward())
+    }
+
+    fn flatten(&self, map: &FlatMap, gradients: Gradients) -> Result<Vec<f32>, TrainingError> {
         map.collect(&self.network, &self.network.valid(), gradients)
     }
 }
@@ -427,13 +479,13 @@ mod tests {
 
     #[test]
     fn threads_and_other_work_in_the_process_do_not_change_a_gradient() {
-        for name in ["mobilenet-v3-small", "resnet18", "densenet121", "squeezenet1.1"] {
+        for name in ["lenet5", "mobilenet-v3-small", "resnet18", "densenet121", "squeezenet1.1", "vgg11"] {
             let compute = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                 pool.install(|| Model::named(name).unwrap().fingerprint().unwrap())
             };
             let one = compute(1);
-            assert_eq!(compute(2), one, "{name}");
+            assert_eq!([compute(2), compute(4)], [one; 2], "{name}");
             assert_eq!(
                 std::thread::scope(|scope| [(); 2].map(|()| scope.spawn(|| compute(1))).map(|t| t.join().unwrap())),
                 [one; 2]

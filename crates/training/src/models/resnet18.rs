@@ -6,8 +6,9 @@ use burn::nn::pool::MaxPool2dConfig;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
 use burn::tensor::{Device, Tensor, activation::relu};
 
-use super::blocks::{ConvNorm, Shape, conv, global_average, linear};
+use super::blocks::{ConvNorm, Shape, conv, linear};
 use super::{Initialisation, ModelInfo, Network};
+use crate::ops;
 
 pub(super) const INFO: ModelInfo = ModelInfo {
     name: "resnet18",
@@ -80,8 +81,8 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let residual = relu(self.bn1.forward(self.conv1.forward(x.clone())));
-        let residual = self.bn2.forward(self.conv2.forward(residual));
+        let residual = ops::batch_norm_relu(&self.bn1, ops::conv2d(&self.conv1, x.clone()));
+        let residual = ops::batch_norm(&self.bn2, ops::conv2d(&self.conv2, residual));
         let shortcut = match &self.downsample {
             Some(downsample) => downsample.forward(x),
             None => x,
@@ -92,15 +93,15 @@ impl Block {
 
 impl Network for ResNet18 {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let mut x = relu(self.bn1.forward(self.conv1.forward(images)));
+        let mut x = ops::batch_norm_relu(&self.bn1, ops::conv2d(&self.conv1, ops::channels_last(images)));
         if self.pooled {
             let padding = PaddingConfig2d::Explicit(1, 1, 1, 1);
-            x = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(padding).init().forward(x);
+            x = ops::max_pool2d(&MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_padding(padding).init(), x);
         }
         for stage in [&self.layer1, &self.layer2, &self.layer3, &self.layer4] {
             x = stage.iter().fold(x, |x, block| block.forward(x));
         }
-        self.fc.forward(global_average(x))
+        ops::linear(&self.fc, ops::global_average(x))
     }
 
     fn initialisation() -> Initialisation {

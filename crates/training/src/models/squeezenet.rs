@@ -6,8 +6,9 @@ use burn::nn::conv::Conv2d;
 use burn::nn::pool::MaxPool2dConfig;
 use burn::tensor::{Device, Tensor, activation::relu};
 
-use super::blocks::{Shape, conv, dropout, global_average};
+use super::blocks::{Shape, conv, dropout};
 use super::{Initialisation, ModelInfo, Network};
+use crate::ops;
 
 pub(super) const INFO: ModelInfo = ModelInfo {
     name: "squeezenet1.1",
@@ -59,10 +60,10 @@ impl SqueezeNet {
 
     fn features(&self, images: Tensor<4>) -> Tensor<4> {
         let pool = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_ceil_mode(true).init();
-        let mut x = relu(self.stem.forward(images));
+        let mut x = relu(ops::conv2d(&self.stem, ops::channels_last(images)));
         for (index, fire) in self.fires.iter().enumerate() {
             if POOLED.contains(&index) {
-                x = pool.forward(x);
+                x = ops::max_pool2d(&pool, x);
             }
             x = fire.forward(x);
         }
@@ -70,14 +71,14 @@ impl SqueezeNet {
     }
 
     fn classify(&self, features: Tensor<4>) -> Tensor<2> {
-        global_average(relu(self.classifier.forward(features)))
+        ops::global_average(relu(ops::conv2d(&self.classifier, features)))
     }
 }
 
 impl Fire {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = relu(self.squeeze.forward(x));
-        Tensor::cat(vec![relu(self.expand1x1.forward(x.clone())), relu(self.expand3x3.forward(x))], 1)
+        let x = relu(ops::conv2d(&self.squeeze, x));
+        Tensor::cat(vec![relu(ops::conv2d(&self.expand1x1, x.clone())), relu(ops::conv2d(&self.expand3x3, x))], 3)
     }
 }
 

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor, activation::relu};
 
 use super::blocks::{Shape, conv, dropout, linear, padding_to_32};
 use super::{Initialisation, ModelInfo, Network};
+use crate::ops;
 
 pub(super) const INFO: ModelInfo = ModelInfo {
     name: "vgg11",
@@ -58,16 +59,16 @@ impl Vgg11 {
     /// `drop` is what happens behind each hidden linear layer.
     fn run(&self, images: Tensor<4>, drop: impl Fn(Tensor<2>, usize) -> Tensor<2>) -> Tensor<2> {
         let pool = MaxPool2dConfig::new([2, 2]).init();
-        let mut x = images;
+        let mut x = ops::channels_last(images);
         for (convolution, (_, pooled, _)) in self.convolutions.iter().zip(CONVOLUTIONS) {
-            x = relu(convolution.forward(x));
+            x = relu(ops::conv2d(convolution, x));
             if pooled {
-                x = pool.forward(x);
+                x = ops::max_pool2d(&pool, x);
             }
         }
-        let mut x = AdaptiveAvgPool2dConfig::new([7, 7]).init().forward(x).flatten(1, 3);
+        let mut x = AdaptiveAvgPool2dConfig::new([7, 7]).init().forward(ops::channels_first(x)).flatten(1, 3);
         for (index, linear) in self.linear.iter().enumerate() {
-            x = linear.forward(x);
+            x = ops::linear(linear, x);
             if index + 1 < self.linear.len() {
                 x = drop(relu(x), index);
             }

@@ -1,0 +1,453 @@
+//! Two products over rows of a channels-last image, for any instruction set with the same bits.
+//!
+//! Both keep a tile of results in registers and let neighbouring lanes hold neighbouring *results*: every result is one
+//! chain of fused multiply-adds in the order of the definition. So the number of lanes, the sizes of blocks and the
+//! threads that share the work change the speed alone.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Terms of a result that are summed before the next block of weights comes into the cache.
+const TERMS_PER_BLOCK: usize = 384;
+/// Rows of one piece of parallel work.
+const ROWS_PER_PIECE: usize = 2048;
+/// Numbers of the narrower side of a piece of [`outer_products`].
+const NUMBERS_PER_PIECE: usize = 1 << 17;
+/// Rows whose products are one chain in [`outer_products`]; the chains are added in order.
+pub(super) const ROWS_PER_CHAIN: usize = 256;
+
+/// Rows of numbers inside one slice: row r is, for each offset, the `run` numbers from `bases[r] + offset` on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rows<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) bases: &'a [usize],
+    pub(super) offsets: &'a [usize],
+    pub(super) run: usize,
+}
+
+impl Rows<'_> {
+    /// Numbers of a row.
+    pub(super) fn length(&self) -> usize {
+        self.offsets.len() * self.run
+    }
+}
+
+/// A matrix of which a column is a result: blocks of neighbouring columns, each row by row.
+#[derive(Debug, Clone)]
+pub(super) struct Packed {
+    values: Vec<f32>,
+    columns: usize,
+    shape: TileShape,
+    arch: Arch,
+}
+
+/// How wide a tile of results is: vectors, and numbers of all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct TileShape {
+    vectors: usize,
+    width: usize,
+}
+
+impl TileShape {
+    /// The fewest tiles that so many columns need, all of the same width.
+    fn of(arch: Arch, columns: usize) -> Self {
+        let (lanes, most) = arch.dispatch(Registers);
+        let vectors = columns.div_ceil(lanes).max(1);
+        let vectors = vectors.div_ceil(vectors.div_ceil(most));
+        Self { vectors, width: vectors * lanes }
+    }
+}
+
+/// Numbers of a vector, and vectors of the widest tile.
+struct Registers;
+
+impl WithSimd for Registers {
+    type Output = (usize, usize);
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        (S::F32_LANES, if S::REGISTER_COUNT >= 32 { 4 } else { 2 })
+    }
+}
+
+impl Packed {
+    /// The matrix of so many columns whose row r begins at the r-th of `starts` and has its numbers `stride` apart.
+    pub(super) fn new(numbers: &[f32], starts: &[usize], columns: usize, stride: usize) -> Self {
+        Self::on(Arch::new(), numbers, starts, columns, stride)
+    }
+
+    fn on(arch: Arch, numbers: &[f32], starts: &[usize], columns: usize, stride: usize) -> Self {
+        let shape = TileShape::of(arch, columns);
+        let block = starts.len() * shape.width;
+        let mut values = vec![0.0; columns.div_ceil(shape.width) * block];
+        for (index, values) in values.chunks_exact_mut(block.max(1)).enumerate() {
+            let first = index * shape.width;
+            let width = shape.width.min(columns - first);
+            for (start, values) in starts.iter().zip(values.chunks_exact_mut(shape.width)) {
+                let row = numbers[start + first * stride..].iter().step_by(stride);
+                values[..width].iter_mut().zip(row).for_each(|(value, number)| *value = *number);
+            }
+        }
+        Self { values, columns, shape, arch }
+    }
+}
+
+/// `out[r][c] = bias[c] + sum over i of rows[r][i] * matrix[i][c]`, with i rising. Without a bias, `out` begins as zeros.
+pub(super) fn products(rows: Rows<'_>, matrix: &Packed, bias: Option<&[f32]>, out: &mut [f32]) {
+    let columns = matrix.columns;
+    let arch = matrix.arch;
+    super::work::add(rows.bases.len() * rows.length() * columns);
+    let pieces = out.par_chunks_mut(ROWS_PER_PIECE * columns).zip(rows.bases.par_chunks(ROWS_PER_PIECE));
+    pieces.for_each(|(out, bases)| {
+        if let Some(bias) = bias {
+            out.chunks_exact_mut(columns).for_each(|row| row.copy_from_slice(bias));
+        }
+        arch.dispatch(Products { rows: Rows { bases, ..rows }, matrix, out });
+    });
+}
+
+struct Products<'a> {
+    rows: Rows<'a>,
+    matrix: &'a Packed,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Products<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match (S::REGISTER_COUNT >= 32, self.matrix.shape.vectors) {
+            (true, 1) => self.blocks::<S, 12, 1>(simd),
+            (true, 2) => self.blocks::<S, 12, 2>(simd),
+            (true, 3) => self.blocks::<S, 8, 3>(simd),
+            (true, _) => self.blocks::<S, 6, 4>(simd),
+            (false, 1) => self.blocks::<S, 8, 1>(simd),
+            (false, _) => self.blocks::<S, 6, 2>(simd),
+        }
+    }
+}
+
+impl Products<'_> {
+    #[inline(always)]
+    fn blocks<S: Simd, const ROWS: usize, const VECTORS: usize>(mut self, simd: S) {
+        let Self { rows, matrix, .. } = self;
+        let (vectors, _) = S::as_simd_f32s(&matrix.values);
+        let (vectors, _) = vectors.as_chunks::<VECTORS>();
+        for (block, vectors) in vectors.chunks_exact(rows.length()).enumerate() {
+            let first = block * VECTORS * S::F32_LANES;
+            // Several runs, or a part of one.
+            let runs = (TERMS_PER_BLOCK / rows.run).max(1);
+            for (offsets, vectors) in rows.offsets.chunks(runs).zip(vectors.chunks(runs * rows.run)) {
+                let terms = if runs > 1 { vectors.len() } else { TERMS_PER_BLOCK };
+                for (part, vectors) in vectors.chunks(terms).enumerate() {
+                    self.add::<S, ROWS, VECTORS>(simd, first, offsets, part * terms, vectors);
+                }
+            }
+        }
+    }
+
+    /// Adds the products of the runs at `offsets`, from their term `skipped` on, to the tiles of columns from `first` on.
+    #[inline(always)]
+    fn add<S: Simd, const ROWS: usize, const VECTORS: usize>(
+        &mut self,
+        simd: S,
+        first: usize,
+        offsets: &[usize],
+        skipped: usize,
+        vectors: &[[S::f32s; VECTORS]],
+    ) {
+        let columns = self.matrix.columns;
+        let last = columns.min(first + VECTORS * S::F32_LANES);
+        let run = vectors.len() / offsets.len();
+        for (bases, out) in self.rows.bases.chunks(ROWS).zip(self.out.chunks_mut(ROWS * columns)) {
+            let mut tile = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
+            for (tile, out) in tile.iter_mut().zip(out.chunks_exact(columns)) {
+                *tile = load(simd, &out[first..last]);
+            }
+            // Rows that a last tile lacks are those of its first row, and not kept.
+            let mut starts = [bases[0]; ROWS];
+            starts[..bases.len()].copy_from_slice(bases);
+            for (offset, vectors) in offsets.iter().zip(vectors.chunks_exact(run)) {
+                // One length for all, so that the loop over the terms has no checks.
+                let mut runs = [&self.rows.values[..0]; ROWS];
+                for (run, start) in runs.iter_mut().zip(starts) {
+                    *run = &self.rows.values[start + offset + skipped..][..vectors.len()];
+                }
+                tile = add_run(simd, runs, vectors, tile);
+            }
+            for (tile, out) in tile.iter().zip(out.chunks_exact_mut(columns)) {
+                store(simd, &mut out[first..last], *tile);
+            }
+        }
+    }
+}
+
+#[allow(clippy::needless_range_loop, reason = "all of one length and indexed alike, which keeps the tile in registers")]
+#[inline(always)]
+fn add_run<S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    rows: [&[f32]; ROWS],
+    matrix: &[[S::f32s; VECTORS]],
+    mut tile: [[S::f32s; VECTORS]; ROWS],
+) -> [[S::f32s; VECTORS]; ROWS] {
+    for (term, vectors) in matrix.iter().enumerate() {
+        for row in 0..ROWS {
+            let factor = simd.splat_f32s(rows[row][term]);
+            for vector in 0..VECTORS {
+                tile[row][vector] = simd.mul_add_f32s(factor, vectors[vector], tile[row][vector]);
+            }
+        }
+    }
+    tile
+}
+
+/// Up to a tile's width of numbers; those that are lacking are zero.
+#[inline(always)]
+fn load<S: Simd, const VECTORS: usize>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
+    let (whole, rest) = S::as_simd_f32s(values);
+    if let Ok(whole) = <&[S::f32s; VECTORS]>::try_from(whole) {
+        return *whole;
+    }
+    let mut values = [simd.splat_f32s(0.0); VECTORS];
+    values[..whole.len()].copy_from_slice(whole);
+    values[whole.len()] = simd.partial_load_f32s(rest);
+    values
+}
+
+#[inline(always)]
+fn store<S: Simd, const VECTORS: usize>(simd: S, target: &mut [f32], values: [S::f32s; VECTORS]) {
+    let (whole, rest) = S::as_mut_simd_f32s(target);
+    if let Ok(whole) = <&mut [S::f32s; VECTORS]>::try_from(&mut *whole) {
+        *whole = values;
+        return;
+    }
+    let filled = whole.len();
+    whole.copy_from_slice(&values[..filled]);
+    if let Some(last) = values.get(filled) {
+        simd.partial_store_f32s(rest, *last);
+    }
+}
+
+/// `out[j][i] = sum over r of rows[r][i] * others[r][j]` for rows of so many `others`: chains of [`ROWS_PER_CHAIN`] rows,
+/// added one after the other.
+pub(super) fn outer_products(rows: Rows<'_>, others: &[f32], columns: usize) -> OuterProducts {
+    super::work::add(rows.bases.len() * rows.length() * columns);
+    outer_products_on(Arch::new(), rows, others, columns)
+}
+
+fn outer_products_on(arch: Arch, rows: Rows<'_>, others: &[f32], columns: usize) -> OuterProducts {
+    let shape = TileShape::of(arch, rows.run);
+    let blocks = rows.run.div_ceil(shape.width);
+    let size = columns * shape.width;
+    let mut values = vec![0.0; rows.offsets.len() * blocks * size];
+    // What all blocks of a piece share stays in the cache.
+    let chains = (NUMBERS_PER_PIECE / columns / ROWS_PER_CHAIN).max(1);
+    let piece = chains * ROWS_PER_CHAIN;
+    let pieces = rows.bases.chunks(piece).zip(others.chunks(piece * columns));
+    for (bases, others) in pieces {
+        values.par_chunks_mut(size).enumerate().for_each(|(index, out)| {
+            let start = rows.offsets[index / blocks] + index % blocks * shape.width;
+            let numbers = shape.width.min(rows.run - index % blocks * shape.width);
+            let rows = Rows { bases, ..rows };
+            arch.dispatch(Outer { rows, start, numbers, others, columns, vectors: shape.vectors, out });
+        });
+    }
+    OuterProducts { values, blocks, width: shape.width, columns, run: rows.run }
+}
+
+/// The result of [`outer_products`].
+#[derive(Debug)]
+pub(super) struct OuterProducts {
+    values: Vec<f32>,
+    blocks: usize,
+    width: usize,
+    columns: usize,
+    run: usize,
+}
+
+impl OuterProducts {
+    /// Calls `take(column, number, results)` with the results of neighbouring numbers from that one on.
+    pub(super) fn each(&self, mut take: impl FnMut(usize, usize, &[f32])) {
+        for (block, values) in self.values.chunks_exact(self.columns * self.width).enumerate() {
+            let within = block % self.blocks * self.width;
+            let count = self.width.min(self.run - within);
+            let first = block / self.blocks * self.run + within;
+            for (column, values) in values.chunks_exact(self.width).enumerate() {
+                take(column, first, &values[..count]);
+            }
+        }
+    }
+}
+
+struct Outer<'a> {
+    rows: Rows<'a>,
+    /// Where in a row the block of numbers begins, and how many it has.
+    start: usize,
+    numbers: usize,
+    others: &'a [f32],
+    columns: usize,
+    vectors: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Outer<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match (S::REGISTER_COUNT >= 32, self.vectors) {
+            (true, 1) => self.chains::<S, 1>(simd),
+            (true, 2) => self.chains::<S, 2>(simd),
+            (true, 3) => self.chains::<S, 3>(simd),
+            (true, _) => self.chains::<S, 4>(simd),
+            (false, 1) => self.chains::<S, 1>(simd),
+            (false, _) => self.chains::<S, 2>(simd),
+        }
+    }
+}
+
+impl Outer<'_> {
+    #[inline(always)]
+    fn chains<S: Simd, const VECTORS: usize>(self, simd: S) {
+        let Self { rows, start, numbers, others, columns, out, .. } = self;
+        let mut panel = [[simd.splat_f32s(0.0); VECTORS]; ROWS_PER_CHAIN];
+        let (out, _) = S::as_mut_simd_f32s(out);
+        let (out, _) = out.as_chunks_mut::<VECTORS>();
+        for (bases, others) in rows.bases.chunks(ROWS_PER_CHAIN).zip(others.chunks(ROWS_PER_CHAIN * columns)) {
+            for (panel, base) in panel.iter_mut().zip(bases) {
+                *panel = load(simd, &rows.values[base + start..][..numbers]);
+            }
+            let panel = &panel[..bases.len()];
+            let mut first = 0;
+            while first < columns {
+                let (others, out) = (&others[first..], &mut out[first..]);
+                first += match columns - first {
+                    6.. => chain::<S, 6, VECTORS>(simd, panel, others, columns, out),
+                    4.. => chain::<S, 4, VECTORS>(simd, panel, others, columns, out),
+                    2.. => chain::<S, 2, VECTORS>(simd, panel, others, columns, out),
+                    _ => chain::<S, 1, VECTORS>(simd, panel, others, columns, out),
+                };
+            }
+        }
+    }
+}
+
+/// Adds the products of the rows with the first `COLUMNS` of the others' `stride` numbers.
+#[allow(clippy::needless_range_loop, reason = "all of one length and indexed alike, which keeps the tile in registers")]
+#[inline(always)]
+fn chain<S: Simd, const COLUMNS: usize, const VECTORS: usize>(
+    simd: S,
+    panel: &[[S::f32s; VECTORS]],
+    others: &[f32],
+    stride: usize,
+    out: &mut [[S::f32s; VECTORS]],
+) -> usize {
+    let mut tile = [[simd.splat_f32s(0.0); VECTORS]; COLUMNS];
+    for (row, others) in panel.iter().zip(others.chunks(stride)) {
+        let others = &others[..COLUMNS];
+        for column in 0..COLUMNS {
+            let factor = simd.splat_f32s(others[column]);
+            for vector in 0..VECTORS {
+                tile[column][vector] = simd.mul_add_f32s(factor, row[vector], tile[column][vector]);
+            }
+        }
+    }
+    for (out, tile) in out.iter_mut().zip(tile) {
+        for vector in 0..VECTORS {
+            out[vector] = simd.add_f32s(out[vector], tile[vector]);
+        }
+    }
+    COLUMNS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|index| ((index * 2_654_435_761 + seed * 40_503) % 2_003) as f32 / 1_001.0 - 1.0).collect()
+    }
+
+    /// What this machine has, the plainest last.
+    fn archs() -> Vec<Arch> {
+        let mut archs = vec![Arch::new()];
+        #[cfg(target_arch = "x86_64")]
+        archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
+        archs.push(Arch::Scalar);
+        archs
+    }
+
+    /// Rows of runs that overlap, as those of a convolution do.
+    const OFFSETS: [usize; 3] = [0, 40, 83];
+    const RUN: usize = 19;
+
+    fn bases(count: usize) -> Vec<usize> {
+        (0..count).map(|row| row * 7 + row / 5).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_bits_of_the_definition() {
+        let (values, bias) = (numbers(8_000, 1), numbers(70, 2));
+        for (count, columns) in [(1, 1), (13, 6), (29, 16), (40, 33), (300, 70)] {
+            let bases = bases(count);
+            let rows = Rows { values: &values, bases: &bases, offsets: &OFFSETS, run: RUN };
+            let weights = numbers(rows.length() * columns, 3);
+            let starts: Vec<usize> = (0..rows.length()).map(|row| row * columns).collect();
+            let at = |row: usize, term: usize| values[bases[row] + OFFSETS[term / RUN] + term % RUN];
+            let chain = |row: usize, column: usize| {
+                let terms = 0..rows.length();
+                terms.fold(bias[column], |sum, term| at(row, term).mul_add(weights[term * columns + column], sum))
+            };
+            let expected: Vec<f32> = (0..count * columns).map(|at| chain(at / columns, at % columns)).collect();
+            for arch in archs() {
+                let matrix = Packed::on(arch, &weights, &starts, columns, 1);
+                let mut out = vec![f32::NAN; count * columns];
+                products(rows, &matrix, Some(&bias[..columns]), &mut out);
+                assert_eq!(out, expected, "{count} rows, {columns} columns, {arch:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_that_is_longer_than_a_block_is_one_chain_too() {
+        let (run, columns) = (2 * TERMS_PER_BLOCK + 5, 3);
+        let (values, weights) = (numbers(2 * run, 1), numbers(run * columns, 2));
+        let starts: Vec<usize> = (0..run).map(|row| row * columns).collect();
+        let mut out = vec![0.0; 2 * columns];
+        let rows = Rows { values: &values, bases: &[0, run], offsets: &[0], run };
+        products(rows, &Packed::new(&weights, &starts, columns, 1), None, &mut out);
+        let chain = |row: usize, column: usize| {
+            (0..run).fold(0.0, |sum, term| values[row * run + term].mul_add(weights[term * columns + column], sum))
+        };
+        assert_eq!(out, [0, 1, 2, 3, 4, 5].map(|at| chain(at / columns, at % columns)));
+    }
+
+    #[test]
+    fn sums_over_rows_are_chains_added_in_order_with_every_instruction_set() {
+        let count = 2 * ROWS_PER_CHAIN + 31;
+        let (values, bases) = (numbers(8_000, 4), bases(count));
+        let rows = Rows { values: &values, bases: &bases, offsets: &OFFSETS, run: RUN };
+        for columns in [1, 5, 17] {
+            let others = numbers(count * columns, 5);
+            let at = |row: usize, term: usize| values[bases[row] + OFFSETS[term / RUN] + term % RUN];
+            let sum = |term: usize, column: usize| {
+                let rows: Vec<usize> = (0..count).collect();
+                rows.chunks(ROWS_PER_CHAIN).fold(0.0, |total, rows| {
+                    total
+                        + rows.iter().fold(0.0, |sum, &row| others[row * columns + column].mul_add(at(row, term), sum))
+                })
+            };
+            for arch in archs() {
+                let mut seen = 0;
+                outer_products_on(arch, rows, &others, columns).each(|column, first, sums| {
+                    for (index, found) in sums.iter().enumerate() {
+                        assert_eq!(*found, sum(first + index, column), "{columns} columns, {arch:?}");
+                        seen += 1;
+                    }
+                });
+                assert_eq!(seen, columns * rows.length());
+            }
+        }
+    }
+}

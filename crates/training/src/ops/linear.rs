@@ -1,0 +1,51 @@
+//! A matrix product with a bias, and its gradients.
+
+use super::kernels::{Packed, Rows, outer_products, products};
+
+/// So many rows of inputs to rows of outputs. Weights are [inputs, outputs].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Linear {
+    pub(super) rows: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+}
+
+impl Linear {
+    /// Rows and columns of the result.
+    pub(super) fn output(&self) -> [usize; 2] {
+        [self.rows, self.outputs]
+    }
+
+    fn bases(&self, length: usize) -> Vec<usize> {
+        (0..self.rows).map(|row| row * length).collect()
+    }
+
+    pub(super) fn forward(&self, values: &[f32], weights: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+        let starts: Vec<usize> = (0..self.inputs).map(|input| input * self.outputs).collect();
+        let matrix = Packed::new(weights, &starts, self.outputs, 1);
+        self.product(values, &matrix, self.inputs, bias, self.outputs)
+    }
+
+    /// The gradient at the inputs.
+    pub(super) fn input_gradient(&self, weights: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let starts: Vec<usize> = (0..self.outputs).collect();
+        let matrix = Packed::new(weights, &starts, self.inputs, self.outputs);
+        self.product(gradient, &matrix, self.outputs, None, self.inputs)
+    }
+
+    fn product(&self, values: &[f32], matrix: &Packed, run: usize, bias: Option<&[f32]>, columns: usize) -> Vec<f32> {
+        let mut out = vec![0.0; self.rows * columns];
+        products(Rows { values, bases: &self.bases(run), offsets: &[0], run }, matrix, bias, &mut out);
+        out
+    }
+
+    /// The gradient at the weights.
+    pub(super) fn weight_gradient(&self, values: &[f32], gradient: &[f32]) -> Vec<f32> {
+        let bases = self.bases(self.outputs);
+        let rows = Rows { values: gradient, bases: &bases, offsets: &[0], run: self.outputs };
+        let sums = outer_products(rows, values, self.inputs);
+        let mut out = vec![0.0; self.inputs * self.outputs];
+        sums.each(|input, output, sums| out[input * self.outputs + output..][..sums.len()].copy_from_slice(sums));
+        out
+    }
+}

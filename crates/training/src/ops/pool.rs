@@ -1,0 +1,158 @@
+//! The largest number of each window.
+
+use std::sync::Arc;
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::geometry::{Shape, Window};
+
+/// A pooling of channels-last images. Padding is never the largest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MaxPool {
+    pub(super) window: Window,
+    /// Height and width of the result.
+    pub(super) output: [usize; 2],
+}
+
+/// What the gradient needs to know.
+#[derive(Debug, Clone)]
+pub(super) struct Pooled {
+    pool: MaxPool,
+    input: Shape,
+    /// Which place of its window each result is.
+    places: Arc<Vec<u32>>,
+}
+
+impl MaxPool {
+    /// The places of a window, each with the first result for which it is within the image, how many there are from
+    /// there on, and where the first lies; along one axis.
+    fn inside(&self, axis: usize, size: usize) -> Vec<Inside> {
+        let Window { kernel, stride, dilation, padding } = self.window;
+        let (stride, begin) = (stride[axis], padding[axis][0]);
+        let place = |place: usize| {
+            let distance = place * dilation[axis];
+            let first = begin.saturating_sub(distance).div_ceil(stride);
+            let end = (size + begin).saturating_sub(distance).div_ceil(stride).min(self.output[axis]);
+            let at = (first * stride + distance).saturating_sub(begin);
+            Inside { first, count: end.saturating_sub(first), at }
+        };
+        (0..kernel[axis]).map(place).collect()
+    }
+
+    /// Calls `visit(place, result, source, count)` for each run of results in a row and a place of their windows: from
+    /// which result and which position in the image on, in numbers.
+    #[inline(always)]
+    fn visit(&self, [_, height, width, channels]: Shape, mut visit: impl FnMut(u32, usize, usize, usize)) {
+        let (rows, columns) = (self.inside(0, height), self.inside(1, width));
+        for result in 0..self.output[0] {
+            for (down, row) in rows.iter().enumerate() {
+                let Some(step) = result.checked_sub(row.first).filter(|step| *step < row.count) else { continue };
+                let source = (row.at + step * self.window.stride[0]) * width;
+                for (right, column) in columns.iter().enumerate().filter(|(_, column)| column.count > 0) {
+                    let place = (down * columns.len() + right) as u32;
+                    let first = result * self.output[1] + column.first;
+                    visit(place, first * channels, (source + column.at) * channels, column.count);
+                }
+            }
+        }
+    }
+
+    pub(super) fn forward(self, images: &[f32], input: Shape) -> (Vec<f32>, Pooled) {
+        let [batch, height, width, channels] = input;
+        let size = self.output[0] * self.output[1] * channels;
+        let step = self.window.stride[1] * channels;
+        let mut out = vec![f32::NEG_INFINITY; batch * size];
+        let mut places = vec![0; batch * size];
+        let arch = Arch::new();
+        let pieces = out.par_chunks_mut(size).zip(places.par_chunks_mut(size));
+        pieces.zip(images.par_chunks(height * width * channels)).for_each(|((out, places), image)| {
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    self.visit(
+                        input,
+                        #[inline(always)]
+                        |place, result, source, count| {
+                            let range = result..result + count * channels;
+                            let results = out[range.clone()].chunks_exact_mut(channels);
+                            let results = results.zip(places[range].chunks_exact_mut(channels));
+                            for ((out, places), values) in results.zip(image[source..].chunks(step)) {
+                                keep_larger(out, places, &values[..channels], place);
+                            }
+                        },
+                    );
+                },
+            );
+        });
+        (out, Pooled { pool: self, input, places: Arc::new(places) })
+    }
+}
+
+/// See [`MaxPool::inside`].
+struct Inside {
+    first: usize,
+    count: usize,
+    at: usize,
+}
+
+/// The first of several largest is kept, and what is not a number is larger than all.
+#[inline(always)]
+fn keep_larger(largest: &mut [f32], places: &mut [u32], values: &[f32], place: u32) {
+    for ((largest, kept), &value) in largest.iter_mut().zip(places).zip(values) {
+        let larger = value > *largest || value.is_nan();
+        *largest = if larger { value } else { *largest };
+        *kept = if larger { place } else { *kept };
+    }
+}
+
+impl Pooled {
+    pub(super) fn input(&self) -> Shape {
+        self.input
+    }
+
+    /// Batch, height, width and channels of the result.
+    pub(super) fn output(&self) -> Shape {
+        let [height, width] = self.pool.output;
+        [self.input[0], height, width, self.input[3]]
+    }
+
+    /// The gradient at the images.
+    pub(super) fn gradient(&self, gradient: &[f32]) -> Vec<f32> {
+        let [_, height, width, channels] = self.input;
+        let size = self.pool.output[0] * self.pool.output[1] * channels;
+        let step = self.pool.window.stride[1] * channels;
+        let mut out = vec![0.0; self.input.iter().product()];
+        let arch = Arch::new();
+        let images = out.par_chunks_mut(height * width * channels);
+        images.zip(gradient.par_chunks(size)).zip(self.places.par_chunks(size)).for_each(
+            |((out, gradient), places)| {
+                arch.dispatch(
+                    #[inline(always)]
+                    || {
+                        self.pool.visit(
+                            self.input,
+                            #[inline(always)]
+                            |place, result, source, count| {
+                                let range = result..result + count * channels;
+                                let results = gradient[range.clone()].chunks_exact(channels);
+                                let results = results.zip(places[range].chunks_exact(channels));
+                                for ((gradient, places), out) in results.zip(out[source..].chunks_mut(step)) {
+                                    add_where(&mut out[..channels], gradient, places, place);
+                                }
+                            },
+                        );
+                    },
+                );
+            },
+        );
+        out
+    }
+}
+
+#[inline(always)]
+fn add_where(sums: &mut [f32], values: &[f32], places: &[u32], place: u32) {
+    for ((sum, &value), &kept) in sums.iter_mut().zip(values).zip(places) {
+        *sum += if kept == place { value } else { 0.0 };
+    }
+}
