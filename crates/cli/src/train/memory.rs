@@ -23,10 +23,13 @@ impl PeakMemory {
     pub(crate) fn look(&mut self, pid: Option<u32>) {
         let Some(pid) = pid.filter(|_| self.looked.is_none_or(|looked| looked.elapsed() >= LOOK_EVERY)) else { return };
         self.looked = Some(Instant::now());
-        // Where there is no /proc, nothing is known.
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        self.bytes = self.bytes.max(peak(&status).unwrap_or_default());
+        self.bytes = self.bytes.max(peak_memory(pid).unwrap_or_default());
     }
+}
+
+/// The largest resident set of a process so far, in bytes; `None` where there is no `/proc`, or no such process.
+pub(crate) fn peak_memory(pid: u32) -> Option<u64> {
+    peak(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
 }
 
 /// `VmHWM` of a process' status file, in bytes.

@@ -5,12 +5,14 @@ mod loss;
 mod recovery;
 mod run;
 mod throughput;
+mod unit;
 
 use clap::{Args, Subcommand};
 
 const EXAMPLES: &str = "\
 Examples:
   peerless bench throughput           2 peers against a plain training loop, alternating
+  peerless bench unit                 a unit's gradient by model, with the core's peak beside it
   peerless bench functions            what a call, a cold start and a unit's bytes cost
   peerless bench loss runs/mine       the run's training loss beside a plain training loop's
   peerless bench recovery             what kill -9, SIGSTOP, a partition and a dead function cost
@@ -32,6 +34,8 @@ enum BenchCommand {
     Throughput(throughput::ThroughputArgs),
     /// Training loss of a run, round by round, beside that of a plain single-process loop on the same work
     Loss(loss::LossArgs),
+    /// Time of a unit's gradient on one thread by model and batch, and where it goes
+    Unit(unit::UnitArgs),
     /// Time until the next round, and work done again, after faults of real peers and functions
     Recovery(recovery::RecoveryArgs),
     /// Time of function calls, warm and cold, and bytes moved per unit against the least possible
@@ -42,6 +46,7 @@ pub(crate) fn run(args: &BenchArgs) -> anyhow::Result<()> {
     match &args.command {
         BenchCommand::Throughput(args) => throughput::run(args),
         BenchCommand::Loss(args) => loss::run(args),
+        BenchCommand::Unit(args) => unit::run(args),
         BenchCommand::Recovery(args) => recovery::run(args),
         BenchCommand::Functions(args) => functions::run(args),
     }
