@@ -34,6 +34,15 @@ fn store_of(place: &Workplace, peer: &str) -> Value {
     place.status("run", peer).map(|status| status["gradient_store"].clone()).unwrap_or_default()
 }
 
+/// Waits until peer 1 says that the server is away.
+fn wait_until_missed(place: &Workplace, training: &Running) {
+    wait_until("a peer misses the server", || {
+        let missed = store_of(place, "1")["away"].is_string();
+        assert!(missed || training.is_running(), "the run is over: {}", training.stderr());
+        missed
+    });
+}
+
 /// Checks what all peers say at the end.
 fn all_say(place: &Workplace, module: bool, how: &str) {
     for peer in ["1", "2", "3"] {
@@ -75,7 +84,7 @@ fn a_database_that_is_killed_and_comes_back_empty_costs_time_only_and_the_status
     let training = place.start(place.command(&[&flags[..], &LONG].concat()));
     place.wait_for_steps("run", 3, 10);
     server.kill();
-    wait_until("a peer misses the server", || store_of(&place, "1")["away"].is_string());
+    wait_until_missed(&place, &training);
     let status = place.run(&["status", "run"]).stdout;
     assert!(status.contains("gradients of peer 1: summed from files meanwhile: "), "{status}");
     server.restart();
@@ -172,7 +181,7 @@ fn gradients_that_were_lost_with_the_database_are_computed_again() {
     let training = start_direct(&place, &server, &functions, &LONG);
     place.wait_for_steps("run", 3, 10);
     server.kill();
-    wait_until("a peer misses the server", || store_of(&place, "1")["away"].is_string());
+    wait_until_missed(&place, &training);
     server.restart();
     wait_until("the peer has found it again", || store_of(&place, "1")["away"].is_null());
     same_state(training, &LONG);

@@ -24,17 +24,19 @@ pub struct PlainTraining {
     values: Vec<f32>,
     velocity: Vec<f32>,
     momentum: f32,
+    nesterov: bool,
 }
 
 impl PlainTraining {
-    /// Begins with the model's initial values for `seed`; `momentum` is Polyak's, as in PyTorch.
+    /// Begins with the model's initial values for `seed`; `momentum` is Polyak's, as in PyTorch, `nesterov` looks ahead along
+    /// the velocity.
     ///
     /// # Errors
     /// As [`Model::initial_values`](crate::Model::initial_values).
-    pub fn new(trainer: Trainer, seed: u64, momentum: f32) -> Result<Self, TrainingError> {
+    pub fn new(trainer: Trainer, seed: u64, momentum: f32, nesterov: bool) -> Result<Self, TrainingError> {
         let values = trainer.model().initial_values(seed)?;
         let velocity = vec![0.0; trainer.model().layout().parameters() as usize];
-        Ok(Self { trainer, values, velocity, momentum })
+        Ok(Self { trainer, values, velocity, momentum, nesterov })
     }
 
     /// Takes one step along the mean gradient of some units of equal size, and returns their mean loss. Buffers become the mean of
@@ -58,7 +60,8 @@ impl PlainTraining {
         let (gradient, new_buffers) = mean.split_at(parameters.len());
         for ((value, velocity), gradient) in parameters.iter_mut().zip(&mut self.velocity).zip(gradient) {
             *velocity = self.momentum * *velocity + gradient;
-            *value -= learning_rate * *velocity;
+            let step = if self.nesterov { gradient + self.momentum * *velocity } else { *velocity };
+            *value -= learning_rate * step;
         }
         buffers.copy_from_slice(new_buffers);
         Ok(loss)

@@ -73,7 +73,7 @@ struct Recorded {
 pub(super) fn run(args: &LossArgs) -> anyhow::Result<()> {
     let run = runs::open(args.run.as_deref())?;
     let spec = run.spec();
-    let momentum = check(spec)?;
+    let (momentum, nesterov) = check(spec)?;
     let recorded = Recorded::read(&run)?;
     let done = (0..).take_while(|round| recorded.losses.contains_key(round)).count() as u64;
     let rounds = args.rounds.map_or(done, |wanted| wanted.min(done));
@@ -85,7 +85,7 @@ pub(super) fn run(args: &LossArgs) -> anyhow::Result<()> {
     let trainer = data::trainer(&spec.model, &spec.dataset.name)?;
     // Without effect on the result; should it not succeed, the library chooses.
     let _ = use_threads(available_parallelism().map_or(1, usize::from));
-    let mut training = PlainTraining::new(trainer, spec.seed, momentum)?;
+    let mut training = PlainTraining::new(trainer, spec.seed, momentum, nesterov)?;
     let compared = train(&mut training, spec, &recorded, rounds)?;
     let loop_test = if args.no_evaluation { None } else { Some(evaluate(&mut training, spec)?) };
     let difference = |round: &Round| (round.run_loss - round.loop_loss).abs() / round.loop_loss.abs();
@@ -100,11 +100,11 @@ pub(super) fn run(args: &LossArgs) -> anyhow::Result<()> {
     if args.json { output::json(&report) } else { output::data(&report.text()) }
 }
 
-/// The momentum of a spec that the plain loop can follow.
-fn check(spec: &RunSpec) -> anyhow::Result<f32> {
+/// The momentum of a spec that the plain loop can follow, and whether it looks ahead.
+fn check(spec: &RunSpec) -> anyhow::Result<(f32, bool)> {
     let plain = match spec.optimizer {
-        Optimizer::Momentum { momentum, nesterov: false, weight_decay: 0.0 } => Some(momentum as f32),
-        Optimizer::Sgd { weight_decay: 0.0 } => Some(0.0),
+        Optimizer::Momentum { momentum, nesterov, weight_decay: 0.0 } => Some((momentum as f32, nesterov)),
+        Optimizer::Sgd { weight_decay: 0.0 } => Some((0.0, false)),
         _ => None,
     };
     let plateau = matches!(spec.learning_rate.schedule, Schedule::ReduceOnPlateau { .. });
