@@ -282,7 +282,7 @@ impl Model {
         }
     }
 
-    /// Where the time of [`gradient`](Self::gradient) goes, for made-up `images` of which sample i has the label
+    /// Where the time of a gradient goes, for made-up `images` of which sample i has the label
     /// i modulo the number of classes.
     ///
     /// # Errors
