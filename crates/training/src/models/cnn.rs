@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
-use burn::tensor::{Device, Tensor, activation::relu};
+use burn::tensor::{Device, Tensor};
 
 use super::blocks::{conv, linear};
 use super::{Model, ModelInfo, Network};
@@ -31,9 +31,9 @@ struct Cnn {
 
 impl Network for Cnn {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
-        let x = relu(ops::conv2d(&self.conv1, ops::channels_last(images)));
-        let x = relu(ops::max_pool2d(&self.pool, ops::conv2d(&self.conv2, x)));
-        let x = relu(ops::linear(&self.fc1, ops::flatten(x)));
+        let x = ops::conv2d_relu(&self.conv1, ops::channels_last(images));
+        let x = ops::max_pool2d_relu(&self.pool, ops::conv2d(&self.conv2, x));
+        let x = ops::linear_relu(&self.fc1, ops::flatten(x));
         ops::linear(&self.fc2, x)
     }
 }

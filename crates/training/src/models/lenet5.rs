@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{Linear, LinearConfig, PaddingConfig2d};
-use burn::tensor::{Device, Tensor, activation::relu};
+use burn::tensor::{Device, Tensor};
 
 use super::{ModelInfo, Network};
 use crate::ops;
@@ -48,11 +48,11 @@ impl LeNet5 {
 impl Network for LeNet5 {
     fn forward(&self, images: Tensor<4>) -> Tensor<2> {
         // ReLU and max pooling commute; pooling first leaves a quarter of the elements to ReLU.
-        let pool = |x| ops::max_pool2d(&self.pool, x);
-        let x = relu(pool(ops::conv2d(&self.conv1, ops::channels_last(images))));
-        let x = relu(pool(ops::conv2d(&self.conv2, x)));
-        let x = relu(ops::linear(&self.fc1, ops::flatten(x)));
-        let x = relu(ops::linear(&self.fc2, x));
+        let pool = |x| ops::max_pool2d_relu(&self.pool, x);
+        let x = pool(ops::conv2d(&self.conv1, ops::channels_last(images)));
+        let x = pool(ops::conv2d(&self.conv2, x));
+        let x = ops::linear_relu(&self.fc1, ops::flatten(x));
+        let x = ops::linear_relu(&self.fc2, x);
         ops::linear(&self.fc3, x)
     }
 }

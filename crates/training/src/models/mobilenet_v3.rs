@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::{BatchNormConfig, Linear};
-use burn::tensor::activation::{hard_sigmoid, relu};
+use burn::tensor::activation::hard_sigmoid;
 use burn::tensor::{Device, Tensor};
 
 use super::blocks::{ConvNorm, Shape, conv, dropout, linear};
@@ -140,7 +140,7 @@ impl Excitation {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let [batch, .., channels] = x.dims();
         let scale = ops::global_average(x.clone()).reshape([batch, 1, 1, channels]);
-        let scale = ops::conv2d(&self.fc2, relu(ops::conv2d(&self.fc1, scale)));
+        let scale = ops::conv2d(&self.fc2, ops::conv2d_relu(&self.fc1, scale));
         ops::scale_channels(x, hard_sigmoid(scale, 1.0 / 6.0, 0.5).reshape([batch, channels]))
     }
 }

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::MaxPool2dConfig;
 use burn::nn::{BatchNorm, BatchNormConfig, Linear, PaddingConfig2d};
-use burn::tensor::{Device, Tensor, activation::relu};
+use burn::tensor::{Device, Tensor};
 
 use super::blocks::{ConvNorm, Shape, conv, linear};
 use super::{Initialisation, ModelInfo, Network};
@@ -82,12 +82,12 @@ impl Block {
 
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let residual = ops::batch_norm_relu(&self.bn1, ops::conv2d(&self.conv1, x.clone()));
-        let residual = ops::batch_norm(&self.bn2, ops::conv2d(&self.conv2, residual));
+        let residual = ops::conv2d(&self.conv2, residual);
         let shortcut = match &self.downsample {
             Some(downsample) => downsample.forward(x),
             None => x,
         };
-        relu(residual + shortcut)
+        ops::batch_norm_add_relu(&self.bn2, residual, shortcut)
     }
 }
 

@@ -4,7 +4,7 @@
 use burn::module::Module;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::MaxPool2dConfig;
-use burn::tensor::{Device, Tensor, activation::relu};
+use burn::tensor::{Device, Tensor};
 
 use super::blocks::{Shape, conv, dropout};
 use super::{Initialisation, ModelInfo, Network};
@@ -60,7 +60,7 @@ impl SqueezeNet {
 
     fn features(&self, images: Tensor<4>) -> Tensor<4> {
         let pool = MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_ceil_mode(true).init();
-        let mut x = relu(ops::conv2d(&self.stem, ops::channels_last(images)));
+        let mut x = ops::conv2d_relu(&self.stem, ops::channels_last(images));
         for (index, fire) in self.fires.iter().enumerate() {
             if POOLED.contains(&index) {
                 x = ops::max_pool2d(&pool, x);
@@ -71,14 +71,14 @@ impl SqueezeNet {
     }
 
     fn classify(&self, features: Tensor<4>) -> Tensor<2> {
-        ops::global_average(relu(ops::conv2d(&self.classifier, features)))
+        ops::global_average(ops::conv2d_relu(&self.classifier, features))
     }
 }
 
 impl Fire {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = relu(ops::conv2d(&self.squeeze, x));
-        Tensor::cat(vec![relu(ops::conv2d(&self.expand1x1, x.clone())), relu(ops::conv2d(&self.expand3x3, x))], 3)
+        let x = ops::conv2d_relu(&self.squeeze, x);
+        Tensor::cat(vec![ops::conv2d_relu(&self.expand1x1, x.clone()), ops::conv2d_relu(&self.expand3x3, x)], 3)
     }
 }
 

@@ -4,7 +4,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::nn::pool::{AdaptiveAvgPool2dConfig, MaxPool2dConfig};
-use burn::tensor::{Device, Tensor, activation::relu};
+use burn::tensor::{Device, Tensor};
 
 use super::blocks::{Shape, conv, dropout, linear, padding_to_32};
 use super::{Initialisation, ModelInfo, Network};
@@ -61,17 +61,16 @@ impl Vgg11 {
         let pool = MaxPool2dConfig::new([2, 2]).init();
         let mut x = ops::channels_last(images);
         for (convolution, (_, pooled, _)) in self.convolutions.iter().zip(CONVOLUTIONS) {
-            x = relu(ops::conv2d(convolution, x));
-            if pooled {
-                x = ops::max_pool2d(&pool, x);
-            }
+            x = if pooled {
+                ops::max_pool2d_relu(&pool, ops::conv2d(convolution, x))
+            } else {
+                ops::conv2d_relu(convolution, x)
+            };
         }
         let mut x = AdaptiveAvgPool2dConfig::new([7, 7]).init().forward(ops::channels_first(x)).flatten(1, 3);
         for (index, linear) in self.linear.iter().enumerate() {
-            x = ops::linear(linear, x);
-            if index + 1 < self.linear.len() {
-                x = drop(relu(x), index);
-            }
+            let last = index + 1 == self.linear.len();
+            x = if last { ops::linear(linear, x) } else { drop(ops::linear_relu(linear, x), index) };
         }
         x
     }

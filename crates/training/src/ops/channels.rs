@@ -1,14 +1,12 @@
 //! One number for each channel of each image.
 
-use pulp::Arch;
-
 use super::geometry::Shape;
+use super::vectorised::vectorised;
 
 /// Calls `each(channels of an image, its pixels)` for every image, with instructions that the machine has.
-fn images(rows: &mut [f32], [_, height, width, channels]: Shape, each: impl Fn(usize, &mut [f32], usize)) {
-    let arch = Arch::new();
+fn images(rows: &mut [f32], [_, height, width, channels]: Shape, mut each: impl FnMut(usize, &mut [f32], usize)) {
     for (image, row) in rows.chunks_exact_mut(channels.max(1)).enumerate() {
-        arch.dispatch(
+        vectorised(
             #[inline(always)]
             || each(image, row, height * width * channels),
         );

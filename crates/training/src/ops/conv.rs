@@ -47,7 +47,8 @@ impl Convolution {
         Packed::new(weights, &starts, self.outputs, channels * height * width)
     }
 
-    pub(super) fn forward(&self, images: &[f32], weights: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// The positive part of the result if `rectified`.
+    pub(super) fn forward(&self, images: &[f32], weights: &[f32], bias: Option<&[f32]>, rectified: bool) -> Vec<f32> {
         let padded = Padded::new(images, self.input, self.window.padding);
         let [_, height, width, outputs] = self.output();
         let bases = padded.bases([height, width], self.window.stride);
@@ -55,7 +56,7 @@ impl Convolution {
         let runs = padded.runs(&rows, &columns);
         let matrix = self.matrix(weights);
         let mut out = vec![0.0; bases.len() * outputs];
-        products(padded.rows(&bases, &runs), &matrix, bias, &mut out);
+        products(padded.rows(&bases, &runs), &matrix, bias, rectified, &mut out);
         out
     }
 
@@ -114,7 +115,7 @@ impl Convolution {
         images.zip(gradient.par_chunks(bases.len() * self.outputs)).for_each(|(out, gradient)| {
             let mut shares = vec![0.0; bases.len() * window];
             let rows = Rows { values: gradient, bases: &starts, offsets: &[0], run: self.outputs };
-            products(rows, &matrix, None, &mut shares);
+            products(rows, &matrix, None, false, &mut shares);
             let mut sums = blank.clone();
             for (base, shares) in bases.iter().zip(shares.chunks_exact(window)) {
                 for (offset, shares) in runs.offsets.iter().zip(shares.chunks_exact(runs.run)) {
@@ -179,7 +180,7 @@ impl Convolution {
             }
         }
         let matrix = Packed::new(weights, &starts, self.input[3], self.window.kernel.iter().product());
-        products(padded.rows(&bases, &runs), &matrix, None, out);
+        products(padded.rows(&bases, &runs), &matrix, None, false, out);
     }
 
     /// Puts the results of a phase between those of the others.

@@ -1,10 +1,10 @@
 //! A convolution of each channel by itself, and its gradients.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::geometry::{Padded, Shape, Window};
 use super::kernels::ROWS_PER_CHAIN;
+use super::vectorised::{rectify, vectorised};
 
 /// Weights are [channels, 1, height, width].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +41,16 @@ impl Depthwise {
         (0..places * channels).map(|index| weights[index % channels * places + index / channels]).collect()
     }
 
-    pub(super) fn forward(&self, images: &[f32], weights: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// The positive part of the result if `rectified`.
+    pub(super) fn forward(&self, images: &[f32], weights: &[f32], bias: Option<&[f32]>, rectified: bool) -> Vec<f32> {
         let (padded, bases) = self.padded(images);
         let (offsets, weights, channels) = (self.offsets(&padded), self.by_place(weights), self.input[3]);
         super::work::add(bases.len() * offsets.len() * channels);
-        let (values, arch) = (padded.values(), Arch::new());
+        let values = padded.values();
         let mut out = vec![0.0; bases.len() * channels];
         let pieces = out.par_chunks_mut(ROWS_PER_CHAIN * channels).zip(bases.par_chunks(ROWS_PER_CHAIN));
         pieces.for_each(|(out, bases)| {
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for (out, base) in out.chunks_exact_mut(channels).zip(bases) {
@@ -58,6 +59,9 @@ impl Depthwise {
                         }
                         for (offset, weights) in offsets.iter().zip(weights.chunks_exact(channels)) {
                             add_products(out, &values[base + offset..][..channels], weights);
+                        }
+                        if rectified {
+                            rectify(out);
                         }
                     }
                 },
@@ -71,11 +75,11 @@ impl Depthwise {
         let (padded, bases) = self.padded(images);
         let (offsets, channels) = (self.offsets(&padded), self.input[3]);
         super::work::add(bases.len() * offsets.len() * channels);
-        let (values, arch) = (padded.values(), Arch::new());
+        let values = padded.values();
         let mut sums = vec![0.0; offsets.len() * channels];
         sums.par_chunks_mut(channels).zip(&offsets).for_each(|(sums, offset)| {
             let mut chain = vec![0.0; channels];
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     let pieces = bases.chunks(ROWS_PER_CHAIN).zip(gradient.chunks(ROWS_PER_CHAIN * channels));
@@ -102,13 +106,13 @@ impl Depthwise {
         let padded = Padded::new(&blank, shape, [[0; 2]; 2]);
         let output = self.output();
         let bases = padded.bases([output[1], output[2]], self.window.stride);
-        let (offsets, weights, arch) = (self.offsets(&padded), self.by_place(weights), Arch::new());
+        let (offsets, weights) = (self.offsets(&padded), self.by_place(weights));
         super::work::add(self.input[0] * bases.len() * offsets.len() * channels);
         let mut out = vec![0.0; self.input.iter().product()];
         let images = out.par_chunks_mut(height * width * channels);
         images.zip(gradient.par_chunks(bases.len() * channels)).for_each(|(out, gradient)| {
             let mut shares = blank.clone();
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for (base, gradient) in bases.iter().zip(gradient.chunks_exact(channels)) {

@@ -11,6 +11,7 @@ use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, AutodiffBackend, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::TensorData;
+use rayon::prelude::*;
 
 use super::channels;
 use super::conv::Convolution;
@@ -20,8 +21,10 @@ use super::linear::Linear;
 use super::norm::{Normalisation, Statistics};
 use super::pool::{MaxPool, Pooled};
 use super::sums;
+use super::vectorised::{mask, vectorised};
 
-/// Layers of channels-last images. Images are [batch, height, width, channels]. A bias of no numbers is none.
+/// Layers of channels-last images. Images are [batch, height, width, channels]. A bias of no numbers is none; of what is
+/// `rectified`, the result is the positive part.
 #[backend_extension(Flex, Autodiff)]
 pub(crate) trait Layers: Backend {
     /// Weights are [outputs, inputs, height, width].
@@ -30,6 +33,7 @@ pub(crate) trait Layers: Backend {
         weights: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
+        rectified: bool,
     ) -> FloatTensor<Self>;
 
     /// Each channel by itself; weights are [channels, 1, height, width].
@@ -38,10 +42,16 @@ pub(crate) trait Layers: Backend {
         weights: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
+        rectified: bool,
     ) -> FloatTensor<Self>;
 
     /// Weights are [inputs, outputs].
-    fn multiply(rows: FloatTensor<Self>, weights: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn multiply(
+        rows: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        rectified: bool,
+    ) -> FloatTensor<Self>;
 
     fn largest(images: FloatTensor<Self>, pool: MaxPool) -> FloatTensor<Self>;
 
@@ -51,17 +61,20 @@ pub(crate) trait Layers: Backend {
     /// Each channel of each image times its factor; factors are [batch, channels].
     fn scale(images: FloatTensor<Self>, factors: FloatTensor<Self>) -> FloatTensor<Self>;
 
-    /// Output, mean and variance.
+    /// Output, mean and variance. What is `added` to the normalised images are images, or no numbers.
     fn normalise(
         images: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f64,
-        rectified: bool,
+        added: FloatTensor<Self>,
+        layer: Normalisation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 type Primitive = FloatTensor<Flex>;
+
+/// Numbers of one piece of parallel work.
+const PIECE: usize = 1 << 16;
 
 fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D]) -> Primitive {
     Flex::float_from_data(TensorData::new(values, shape), &Default::default())
@@ -72,16 +85,22 @@ fn shape<const D: usize>(tensor: &Primitive) -> [usize; D] {
 }
 
 impl Layers for Flex {
-    fn convolve(images: Primitive, weights: Primitive, bias: Primitive, window: Window) -> Primitive {
-        Convolved::new(images, weights, window).forward(&bias)
+    fn convolve(images: Primitive, weights: Primitive, bias: Primitive, window: Window, rectified: bool) -> Primitive {
+        Convolved::new(images, weights, window).forward(&bias, rectified)
     }
 
-    fn convolve_depthwise(images: Primitive, weights: Primitive, bias: Primitive, window: Window) -> Primitive {
-        ConvolvedDepthwise::new(images, weights, window).forward(&bias)
+    fn convolve_depthwise(
+        images: Primitive,
+        weights: Primitive,
+        bias: Primitive,
+        window: Window,
+        rectified: bool,
+    ) -> Primitive {
+        ConvolvedDepthwise::new(images, weights, window).forward(&bias, rectified)
     }
 
-    fn multiply(rows: Primitive, weights: Primitive, bias: Primitive) -> Primitive {
-        Multiplied::new(rows, weights).forward(&bias)
+    fn multiply(rows: Primitive, weights: Primitive, bias: Primitive, rectified: bool) -> Primitive {
+        Multiplied::new(rows, weights).forward(&bias, rectified)
     }
 
     fn largest(images: Primitive, pool: MaxPool) -> Primitive {
@@ -100,10 +119,10 @@ impl Layers for Flex {
         images: Primitive,
         gamma: Primitive,
         beta: Primitive,
-        epsilon: f64,
-        rectified: bool,
+        added: Primitive,
+        layer: Normalisation,
     ) -> (Primitive, Primitive, Primitive) {
-        let normalised = normalise(images, gamma, &beta, epsilon, rectified);
+        let normalised = normalise(images, gamma, &beta, &added, layer);
         let (mean, variance) = normalised.statistics();
         (normalised.output, mean, variance)
     }
@@ -115,11 +134,13 @@ impl<C: CheckpointStrategy> Layers for Autodiff<Flex, C> {
         weights: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
+        rectified: bool,
     ) -> FloatTensor<Self> {
         let ((images, of_images), (weights, of_weights)) = (images.into_parts(), weights.into_parts());
         let layer = Convolved::new(images, weights, window);
         let (bias, of_bias) = bias.into_parts();
-        record::<C, _, 3>([of_images, of_weights, of_bias], layer.forward(&bias), layer)
+        let output = layer.forward(&bias, rectified);
+        record::<C, _, 3>([of_images, of_weights, of_bias], output.clone(), layer.recorded(output, rectified))
     }
 
     fn convolve_depthwise(
@@ -127,18 +148,26 @@ impl<C: CheckpointStrategy> Layers for Autodiff<Flex, C> {
         weights: FloatTensor<Self>,
         bias: FloatTensor<Self>,
         window: Window,
+        rectified: bool,
     ) -> FloatTensor<Self> {
         let ((images, of_images), (weights, of_weights)) = (images.into_parts(), weights.into_parts());
         let layer = ConvolvedDepthwise::new(images, weights, window);
         let (bias, of_bias) = bias.into_parts();
-        record::<C, _, 3>([of_images, of_weights, of_bias], layer.forward(&bias), layer)
+        let output = layer.forward(&bias, rectified);
+        record::<C, _, 3>([of_images, of_weights, of_bias], output.clone(), layer.recorded(output, rectified))
     }
 
-    fn multiply(rows: FloatTensor<Self>, weights: FloatTensor<Self>, bias: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn multiply(
+        rows: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        rectified: bool,
+    ) -> FloatTensor<Self> {
         let ((rows, of_rows), (weights, of_weights)) = (rows.into_parts(), weights.into_parts());
         let layer = Multiplied::new(rows, weights);
         let (bias, of_bias) = bias.into_parts();
-        record::<C, _, 3>([of_rows, of_weights, of_bias], layer.forward(&bias), layer)
+        let output = layer.forward(&bias, rectified);
+        record::<C, _, 3>([of_rows, of_weights, of_bias], output.clone(), layer.recorded(output, rectified))
     }
 
     fn largest(images: FloatTensor<Self>, pool: MaxPool) -> FloatTensor<Self> {
@@ -163,14 +192,15 @@ impl<C: CheckpointStrategy> Layers for Autodiff<Flex, C> {
         images: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
-        epsilon: f64,
-        rectified: bool,
+        added: FloatTensor<Self>,
+        layer: Normalisation,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let ((images, of_images), (gamma, of_gamma)) = (images.into_parts(), gamma.into_parts());
-        let (beta, of_beta) = beta.into_parts();
-        let normalised = normalise(images, gamma, &beta, epsilon, rectified);
+        let ((beta, of_beta), (added, of_added)) = (beta.into_parts(), added.into_parts());
+        let normalised = normalise(images, gamma, &beta, &added, layer);
         let (mean, variance) = normalised.statistics();
-        let output = record::<C, _, 3>([of_images, of_gamma, of_beta], normalised.output.clone(), normalised);
+        let inputs = [of_images, of_gamma, of_beta, of_added];
+        let output = record::<C, _, 4>(inputs, normalised.output.clone(), normalised);
         (output, Self::from_inner(mean), Self::from_inner(variance))
     }
 }
@@ -178,7 +208,7 @@ impl<C: CheckpointStrategy> Layers for Autodiff<Flex, C> {
 /// What is kept of a layer's forward pass, and how its gradients come from it.
 trait Derivative: Clone + Send + Debug + 'static {
     /// The gradients at those inputs for which they are wanted, given that at the output.
-    fn gradients(self, gradient: &Primitive, wanted: &[bool]) -> Vec<Option<Primitive>>;
+    fn gradients(self, gradient: Primitive, wanted: &[bool]) -> Vec<Option<Primitive>>;
 }
 
 #[derive(Debug)]
@@ -190,7 +220,7 @@ impl<D: Derivative, const N: usize> Backward<Flex, N> for Recorded<D> {
     fn backward(self, ops: Ops<D, N>, gradients: &mut Gradients, _: &mut Checkpointer) {
         let gradient = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let wanted = ops.parents.each_ref().map(Option::is_some);
-        let found = ops.state.gradients(&gradient, &wanted);
+        let found = ops.state.gradients(gradient, &wanted);
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 gradients.register::<Flex>(parent.id, gradient);
@@ -218,20 +248,29 @@ macro_rules! affine {
             input: Primitive,
             weights: Primitive,
             layer: $layer,
+            /// Of a result that was rectified.
+            output: Option<Primitive>,
         }
 
         impl $name {
-            fn forward(&self, bias: &Primitive) -> Primitive {
+            fn forward(&self, bias: &Primitive, rectified: bool) -> Primitive {
                 let bias = bias.to_contiguous();
                 let bias = Some(bias.storage()).filter(|bias: &&[f32]| !bias.is_empty());
-                let output = self.layer.forward(self.input.storage(), self.weights.storage(), bias);
+                let output = self.layer.forward(self.input.storage(), self.weights.storage(), bias, rectified);
                 tensor(output, self.layer.output())
+            }
+
+            fn recorded(self, output: Primitive, rectified: bool) -> Self {
+                Self { output: rectified.then_some(output), ..self }
             }
         }
 
         impl Derivative for $name {
-            fn gradients(self, gradient: &Primitive, wanted: &[bool]) -> Vec<Option<Primitive>> {
-                let Self { input, weights, layer } = self;
+            fn gradients(self, mut gradient: Primitive, wanted: &[bool]) -> Vec<Option<Primitive>> {
+                let Self { input, weights, layer, output } = self;
+                if let Some(output) = output {
+                    masked(&mut gradient, &output);
+                }
                 let (gradient, wanted) = (gradient.storage(), |index: usize| wanted.get(index) == Some(&true));
                 let at_input =
                     || Flex::float_reshape(flat(layer.input_gradient(weights.storage(), gradient)), input.shape());
@@ -243,6 +282,17 @@ macro_rules! affine {
             }
         }
     };
+}
+
+/// Nothing where the output was not positive.
+fn masked(gradient: &mut Primitive, output: &Primitive) {
+    let pieces = gradient.storage_mut::<f32>().par_chunks_mut(PIECE).zip(output.storage::<f32>().par_chunks(PIECE));
+    pieces.for_each(|(gradient, output)| {
+        vectorised(
+            #[inline(always)]
+            || mask(gradient, output),
+        );
+    });
 }
 
 fn flat(values: Vec<f32>) -> Primitive {
@@ -258,14 +308,14 @@ impl Convolved {
     fn new(images: Primitive, weights: Primitive, window: Window) -> Self {
         let [outputs, ..] = shape::<4>(&weights);
         let layer = Convolution { window, input: shape(&images), outputs };
-        Self { input: images.to_contiguous(), weights: weights.to_contiguous(), layer }
+        Self { input: images.to_contiguous(), weights: weights.to_contiguous(), layer, output: None }
     }
 }
 
 impl ConvolvedDepthwise {
     fn new(images: Primitive, weights: Primitive, window: Window) -> Self {
         let layer = Depthwise { window, input: shape(&images) };
-        Self { input: images.to_contiguous(), weights: weights.to_contiguous(), layer }
+        Self { input: images.to_contiguous(), weights: weights.to_contiguous(), layer, output: None }
     }
 }
 
@@ -273,12 +323,12 @@ impl Multiplied {
     fn new(rows: Primitive, weights: Primitive) -> Self {
         let ([count, inputs], [_, outputs]) = (shape(&rows), shape(&weights));
         let layer = Linear { rows: count, inputs, outputs };
-        Self { input: rows.to_contiguous(), weights: weights.to_contiguous(), layer }
+        Self { input: rows.to_contiguous(), weights: weights.to_contiguous(), layer, output: None }
     }
 }
 
 impl Derivative for Pooled {
-    fn gradients(self, gradient: &Primitive, _: &[bool]) -> Vec<Option<Primitive>> {
+    fn gradients(self, gradient: Primitive, _: &[bool]) -> Vec<Option<Primitive>> {
         let input: Shape = self.input();
         vec![Some(tensor(self.gradient(gradient.storage()), input))]
     }
@@ -305,7 +355,7 @@ impl Averaged {
 }
 
 impl Derivative for Averaged {
-    fn gradients(self, gradient: &Primitive, _: &[bool]) -> Vec<Option<Primitive>> {
+    fn gradients(self, gradient: Primitive, _: &[bool]) -> Vec<Option<Primitive>> {
         vec![Some(tensor(channels::shares(gradient.storage(), self.input), self.input))]
     }
 }
@@ -329,7 +379,7 @@ impl Scaled {
 }
 
 impl Derivative for Scaled {
-    fn gradients(self, gradient: &Primitive, _: &[bool]) -> Vec<Option<Primitive>> {
+    fn gradients(self, gradient: Primitive, _: &[bool]) -> Vec<Option<Primitive>> {
         let Self { images, factors } = self;
         let input = shape(&images);
         let at_images = channels::scaled(gradient.storage(), factors.storage(), input);
@@ -355,22 +405,30 @@ impl Normalised {
     }
 }
 
-fn normalise(images: Primitive, gamma: Primitive, beta: &Primitive, epsilon: f64, rectified: bool) -> Normalised {
+fn normalise(
+    images: Primitive,
+    gamma: Primitive,
+    beta: &Primitive,
+    added: &Primitive,
+    layer: Normalisation,
+) -> Normalised {
     let (input, gamma) = (images.to_contiguous(), gamma.to_contiguous());
-    let layer = Normalisation { epsilon, rectified };
-    let beta = beta.to_contiguous();
+    let (beta, added) = (beta.to_contiguous(), added.to_contiguous());
+    let added = Some(added.storage()).filter(|added: &&[f32]| !added.is_empty());
     let statistics = Statistics::of(input.storage(), gamma.storage::<f32>().len());
-    let output = layer.forward(input.storage(), &statistics, gamma.storage(), beta.storage());
+    let output = layer.forward(input.storage(), &statistics, [gamma.storage(), beta.storage()], added);
     let output = tensor(output, shape::<4>(&input));
     Normalised { input, gamma, statistics, layer, output }
 }
 
 impl Derivative for Normalised {
-    fn gradients(self, gradient: &Primitive, _: &[bool]) -> Vec<Option<Primitive>> {
+    fn gradients(self, mut gradient: Primitive, wanted: &[bool]) -> Vec<Option<Primitive>> {
         let Self { input, gamma, statistics, layer, output } = self;
-        let images = shape::<4>(&input);
-        let found =
-            layer.gradients(input.storage(), output.storage(), &statistics, gamma.storage(), gradient.storage());
-        vec![Some(tensor(found.input, images)), Some(flat(found.gamma)), Some(flat(found.beta))]
+        if layer.rectified {
+            masked(&mut gradient, &output);
+        }
+        let at_added = (wanted.last() == Some(&true)).then(|| gradient.clone());
+        let found = layer.gradients(input.storage(), &statistics, gamma.storage(), gradient.storage_mut());
+        vec![Some(gradient), Some(flat(found.gamma)), Some(flat(found.beta)), at_added]
     }
 }

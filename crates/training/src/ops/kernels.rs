@@ -7,6 +7,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::vectorised::{rectify, vectorised};
+
 /// Terms of a result that are summed before the next block of weights comes into the cache.
 const TERMS_PER_BLOCK: usize = 384;
 /// Rows of one piece of parallel work.
@@ -92,8 +94,9 @@ impl Packed {
     }
 }
 
-/// `out[r][c] = bias[c] + sum over i of rows[r][i] * matrix[i][c]`, with i rising. Without a bias, `out` begins as zeros.
-pub(super) fn products(rows: Rows<'_>, matrix: &Packed, bias: Option<&[f32]>, out: &mut [f32]) {
+/// `out[r][c] = bias[c] + sum over i of rows[r][i] * matrix[i][c]`, with i rising, or its positive part. Without a
+/// bias, `out` begins as zeros.
+pub(super) fn products(rows: Rows<'_>, matrix: &Packed, bias: Option<&[f32]>, rectified: bool, out: &mut [f32]) {
     let columns = matrix.columns;
     let arch = matrix.arch;
     super::work::add(rows.bases.len() * rows.length() * columns);
@@ -103,6 +106,12 @@ pub(super) fn products(rows: Rows<'_>, matrix: &Packed, bias: Option<&[f32]>, ou
             out.chunks_exact_mut(columns).for_each(|row| row.copy_from_slice(bias));
         }
         arch.dispatch(Products { rows: Rows { bases, ..rows }, matrix, out });
+        if rectified {
+            vectorised(
+                #[inline(always)]
+                || rectify(out),
+            );
+        }
     });
 }
 
@@ -403,7 +412,7 @@ mod tests {
             for arch in archs() {
                 let matrix = Packed::on(arch, &weights, &starts, columns, 1);
                 let mut out = vec![f32::NAN; count * columns];
-                products(rows, &matrix, Some(&bias[..columns]), &mut out);
+                products(rows, &matrix, Some(&bias[..columns]), false, &mut out);
                 assert_eq!(out, expected, "{count} rows, {columns} columns, {arch:?}");
             }
         }
@@ -416,7 +425,7 @@ mod tests {
         let starts: Vec<usize> = (0..run).map(|row| row * columns).collect();
         let mut out = vec![0.0; 2 * columns];
         let rows = Rows { values: &values, bases: &[0, run], offsets: &[0], run };
-        products(rows, &Packed::new(&weights, &starts, columns, 1), None, &mut out);
+        products(rows, &Packed::new(&weights, &starts, columns, 1), None, false, &mut out);
         let chain = |row: usize, column: usize| {
             (0..run).fold(0.0, |sum, term| values[row * run + term].mul_add(weights[term * columns + column], sum))
         };

@@ -20,32 +20,35 @@ impl Linear {
         (0..self.rows).map(|row| row * length).collect()
     }
 
-    pub(super) fn forward(&self, values: &[f32], weights: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
+    /// The positive part of the result if `rectified`.
+    pub(super) fn forward(&self, values: &[f32], weights: &[f32], bias: Option<&[f32]>, rectified: bool) -> Vec<f32> {
         let starts: Vec<usize> = (0..self.inputs).map(|input| input * self.outputs).collect();
         let matrix = Packed::new(weights, &starts, self.outputs, 1);
-        self.product(values, &matrix, self.inputs, bias, self.outputs)
+        let mut out = vec![0.0; self.rows * self.outputs];
+        products(rows(values, &self.bases(self.inputs), self.inputs), &matrix, bias, rectified, &mut out);
+        out
     }
 
     /// The gradient at the inputs.
     pub(super) fn input_gradient(&self, weights: &[f32], gradient: &[f32]) -> Vec<f32> {
         let starts: Vec<usize> = (0..self.outputs).collect();
         let matrix = Packed::new(weights, &starts, self.inputs, self.outputs);
-        self.product(gradient, &matrix, self.outputs, None, self.inputs)
-    }
-
-    fn product(&self, values: &[f32], matrix: &Packed, run: usize, bias: Option<&[f32]>, columns: usize) -> Vec<f32> {
-        let mut out = vec![0.0; self.rows * columns];
-        products(Rows { values, bases: &self.bases(run), offsets: &[0], run }, matrix, bias, &mut out);
+        let mut out = vec![0.0; self.rows * self.inputs];
+        products(rows(gradient, &self.bases(self.outputs), self.outputs), &matrix, None, false, &mut out);
         out
     }
 
     /// The gradient at the weights.
     pub(super) fn weight_gradient(&self, values: &[f32], gradient: &[f32]) -> Vec<f32> {
         let bases = self.bases(self.outputs);
-        let rows = Rows { values: gradient, bases: &bases, offsets: &[0], run: self.outputs };
-        let sums = outer_products(rows, values, self.inputs);
+        let sums = outer_products(rows(gradient, &bases, self.outputs), values, self.inputs);
         let mut out = vec![0.0; self.inputs * self.outputs];
         sums.each(|input, output, sums| out[input * self.outputs + output..][..sums.len()].copy_from_slice(sums));
         out
     }
+}
+
+/// Rows of so many neighbouring numbers.
+fn rows<'a>(values: &'a [f32], bases: &'a [usize], length: usize) -> Rows<'a> {
+    Rows { values, bases, offsets: &[0], run: length }
 }

@@ -21,6 +21,7 @@ mod linear;
 mod norm;
 mod pool;
 mod sums;
+mod vectorised;
 mod work;
 
 use burn::backend::{Dispatch, DispatchTensor};
@@ -35,6 +36,7 @@ pub use work::{multiply_adds, peak_gflops};
 
 use extension::Layers;
 use geometry::Window;
+use norm::Normalisation;
 use pool::MaxPool;
 
 /// Images as the tensor library has them, [batch, channels, height, width], with their channels last.
@@ -55,40 +57,69 @@ pub fn flatten(images: Tensor<4>) -> Tensor<2> {
 /// The layer's result. Layers of several groups other than one per channel, and those that are padded to keep the size,
 /// are computed by the tensor library.
 pub fn conv2d(layer: &Conv2d, images: Tensor<4>) -> Tensor<4> {
+    convolve(layer, images, false)
+}
+
+/// The positive part of [`conv2d`].
+pub fn conv2d_relu(layer: &Conv2d, images: Tensor<4>) -> Tensor<4> {
+    convolve(layer, images, true)
+}
+
+fn convolve(layer: &Conv2d, images: Tensor<4>, rectified: bool) -> Tensor<4> {
     let [.., channels] = images.dims();
     let [outputs, inputs, ..] = layer.weight.dims();
     let depthwise = layer.groups == channels && outputs == channels && inputs == 1;
     let window = window(layer.kernel_size, layer.stride, layer.dilation, &layer.padding);
     let (Some(window), true) = (window, layer.groups == 1 || depthwise) else {
-        return channels_last(layer.forward(channels_first(images)));
+        let output = channels_last(layer.forward(channels_first(images)));
+        return if rectified { relu(output) } else { output };
     };
     let bias = bias(layer.bias.as_ref(), &images.device());
     let (images, weights) = (images.into_dispatch(), layer.weight.val().into_dispatch());
     Tensor::from_dispatch(if layer.groups == 1 {
-        Dispatch::convolve(images, weights, bias, window)
+        Dispatch::convolve(images, weights, bias, window, rectified)
     } else {
-        Dispatch::convolve_depthwise(images, weights, bias, window)
+        Dispatch::convolve_depthwise(images, weights, bias, window, rectified)
     })
 }
 
 /// The layer's result for rows of inputs.
 pub fn linear(layer: &Linear, rows: Tensor<2>) -> Tensor<2> {
+    multiply(layer, rows, false)
+}
+
+/// The positive part of [`linear`].
+pub fn linear_relu(layer: &Linear, rows: Tensor<2>) -> Tensor<2> {
+    multiply(layer, rows, true)
+}
+
+fn multiply(layer: &Linear, rows: Tensor<2>, rectified: bool) -> Tensor<2> {
     let bias = bias(layer.bias.as_ref(), &rows.device());
     let (rows, weights) = (rows.into_dispatch(), layer.weight.val().into_dispatch());
-    Tensor::from_dispatch(Dispatch::multiply(rows, weights, bias))
+    Tensor::from_dispatch(Dispatch::multiply(rows, weights, bias, rectified))
 }
 
 /// The layer's result. Layers that are padded to keep the size are computed by the tensor library.
 pub fn max_pool2d(layer: &MaxPool2d, images: Tensor<4>) -> Tensor<4> {
+    largest(layer, images, false)
+}
+
+/// The positive part of [`max_pool2d`].
+pub fn max_pool2d_relu(layer: &MaxPool2d, images: Tensor<4>) -> Tensor<4> {
+    largest(layer, images, true)
+}
+
+fn largest(layer: &MaxPool2d, images: Tensor<4>, rectified: bool) -> Tensor<4> {
     let [_, height, width, _] = images.dims();
     let Some(window) = window(layer.kernel_size, layer.stride, layer.dilation, &layer.padding) else {
-        return channels_last(layer.forward(channels_first(images)));
+        let output = channels_last(layer.forward(channels_first(images)));
+        return if rectified { relu(output) } else { output };
     };
     let mut output = window.output([height, width]);
     if layer.ceil_mode {
         output = window.output_with_part([height, width]);
     }
-    Tensor::from_dispatch(Dispatch::largest(images.into_dispatch(), MaxPool { window, output }))
+    Tensor::from_dispatch(Dispatch::largest(images.into_dispatch(), MaxPool { window, output, rectified }))
 }
 
 /// The mean of each channel over height and width: [batch, channels].
@@ -104,21 +135,29 @@ pub fn scale_channels(images: Tensor<4>, factors: Tensor<2>) -> Tensor<4> {
 /// The layer's result; with automatic differentiation from the batch's own statistics, which are folded into the
 /// running ones.
 pub fn batch_norm(layer: &BatchNorm, images: Tensor<4>) -> Tensor<4> {
-    normalise(layer, images, false)
+    normalise(layer, images, None, false)
 }
 
 /// The positive part of [`batch_norm`].
 pub fn batch_norm_relu(layer: &BatchNorm, images: Tensor<4>) -> Tensor<4> {
-    normalise(layer, images, true)
+    normalise(layer, images, None, true)
 }
 
-fn normalise(layer: &BatchNorm, images: Tensor<4>, rectified: bool) -> Tensor<4> {
+/// The positive part of the sum of [`batch_norm`] and what is `added`, images of the same shape.
+pub fn batch_norm_add_relu(layer: &BatchNorm, images: Tensor<4>, added: Tensor<4>) -> Tensor<4> {
+    normalise(layer, images, Some(added), true)
+}
+
+fn normalise(layer: &BatchNorm, images: Tensor<4>, added: Option<Tensor<4>>, rectified: bool) -> Tensor<4> {
     if !images.device().is_autodiff() {
         let output = with_running_statistics(layer, images);
+        let output = if let Some(added) = added { output + added } else { output };
         return if rectified { relu(output) } else { output };
     }
     let (gamma, beta) = (layer.gamma.val().into_dispatch(), layer.beta.val().into_dispatch());
-    let (output, mean, variance) = Dispatch::normalise(images.into_dispatch(), gamma, beta, layer.epsilon, rectified);
+    let added = added.unwrap_or_else(|| Tensor::zeros([0; 4], &images.device())).into_dispatch();
+    let computed = Normalisation { epsilon: layer.epsilon, rectified };
+    let (output, mean, variance) = Dispatch::normalise(images.into_dispatch(), gamma, beta, added, computed);
     let fold = |running: Tensor<1>, batch: Tensor<1>| {
         (running * (1.0 - layer.momentum) + batch.detach() * layer.momentum).detach()
     };

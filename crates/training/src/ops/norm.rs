@@ -1,15 +1,15 @@
-//! Batch normalisation (Ioffe, Szegedy 2015) with the batch's own statistics, with or without the rectification behind
-//! it, and its gradients.
+//! Batch normalisation (Ioffe, Szegedy 2015) with the batch's own statistics, with or without a sum and the
+//! rectification behind it, and its gradients.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::kernels::ROWS_PER_CHAIN;
+use super::vectorised::{rectify, vectorised};
 
-/// How a channel is normalised: (x - mean) / sqrt(variance + epsilon) * gamma + beta, and its positive part if
-/// `rectified`.
+/// How a channel is normalised: (x - mean) / sqrt(variance + epsilon) * gamma + beta, perhaps with something added, and
+/// its positive part if `rectified`.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Normalisation {
+pub(crate) struct Normalisation {
     pub(super) epsilon: f64,
     pub(super) rectified: bool,
 }
@@ -21,10 +21,9 @@ pub(super) struct Statistics {
     pub(super) variance: Vec<f32>,
 }
 
-/// Gradients at the three inputs.
+/// Gradients at the parameters.
 #[derive(Debug)]
 pub(super) struct NormGradients {
-    pub(super) input: Vec<f32>,
     pub(super) gamma: Vec<f32>,
     pub(super) beta: Vec<f32>,
 }
@@ -63,13 +62,12 @@ impl Statistics {
 /// Sums of so many columns over pieces of `ROWS_PER_CHAIN` rows, which `add` forms in `f32`, in `f64` in order.
 fn totals(columns: usize, length: usize, add: impl Fn(&mut [f32], std::ops::Range<usize>) + Sync) -> Vec<f64> {
     let piece = ROWS_PER_CHAIN * columns;
-    let arch = Arch::new();
     let chains = (0..length.div_ceil(piece)).into_par_iter().map(|index| {
         let mut chain = vec![0.0; columns];
         let range = index * piece..length.min((index + 1) * piece);
-        arch.dispatch(
+        vectorised(
             #[inline(always)]
-            || add(&mut chain, range),
+            || add(&mut chain, range.clone()),
         );
         chain
     });
@@ -87,25 +85,34 @@ impl Normalisation {
         statistics.variance.iter().map(inverse).collect()
     }
 
-    pub(super) fn forward(&self, values: &[f32], statistics: &Statistics, gamma: &[f32], beta: &[f32]) -> Vec<f32> {
-        let inverse = self.inverse_deviations(statistics);
-        let scale: Vec<f32> = inverse.iter().zip(gamma).map(|(inverse, gamma)| inverse * gamma).collect();
-        let floor = if self.rectified { 0.0 } else { f32::NEG_INFINITY };
+    /// `added` is added to what is normalised, before it is rectified.
+    pub(super) fn forward(
+        &self,
+        values: &[f32],
+        statistics: &Statistics,
+        [gamma, beta]: [&[f32]; 2],
+        added: Option<&[f32]>,
+    ) -> Vec<f32> {
+        let scale = self.scale(statistics, gamma);
         let channels = gamma.len();
-        let mut out = vec![0.0; values.len()];
-        let arch = Arch::new();
+        let mut out = match added {
+            Some(added) => added.to_vec(),
+            None => vec![0.0; values.len()],
+        };
         let pieces = out.par_chunks_mut(ROWS_PER_CHAIN * channels).zip(values.par_chunks(ROWS_PER_CHAIN * channels));
         pieces.for_each(|(out, values)| {
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for (out, row) in out.chunks_exact_mut(channels).zip(values.chunks_exact(channels)) {
                         let constants = statistics.mean.iter().zip(&scale).zip(beta);
                         for ((out, value), ((mean, scale), beta)) in out.iter_mut().zip(row).zip(constants) {
-                            let result = (value - mean) * scale + beta;
-                            // What is not a number stays so.
-                            *out = if result < floor { floor } else { result };
+                            let normal = (value - mean) * scale + beta;
+                            *out = if added.is_some() { normal + *out } else { normal };
                         }
+                    }
+                    if self.rectified {
+                        rectify(out);
                     }
                 },
             );
@@ -113,77 +120,68 @@ impl Normalisation {
         out
     }
 
-    /// `output` is what [`forward`](Self::forward) gave.
+    /// Puts the gradient at the input in the place of `gradient`, which is that at what is normalised.
     pub(super) fn gradients(
         &self,
         values: &[f32],
-        output: &[f32],
         statistics: &Statistics,
         gamma: &[f32],
-        gradient: &[f32],
+        gradient: &mut [f32],
     ) -> NormGradients {
         let channels = gamma.len();
         let inverse = self.inverse_deviations(statistics);
-        let rectified = self.rectified;
-        let passed = |output: f32, gradient: f32| if rectified && output <= 0.0 { 0.0 } else { gradient };
-        let sums = totals(
-            2 * channels,
-            2 * values.len(),
-            #[inline(always)]
-            |chain, range| {
-                let (of_gradient, of_product) = chain.split_at_mut(channels);
-                let range = range.start / 2..range.end / 2;
-                let rows =
-                    values[range.clone()].chunks_exact(channels).zip(output[range.clone()].chunks_exact(channels));
-                for ((row, output), gradient) in rows.zip(gradient[range].chunks_exact(channels)) {
-                    let numbers = row.iter().zip(output).zip(gradient).zip(&statistics.mean);
-                    for ((((value, output), gradient), mean), (sum, product)) in
-                        numbers.zip(of_gradient.iter_mut().zip(of_product.iter_mut()))
-                    {
-                        let gradient = passed(*output, *gradient);
-                        *sum += gradient;
-                        *product += gradient * (value - mean);
-                    }
-                }
-            },
-        );
+        let sums = products_with_distances(values, gradient, &statistics.mean);
         let (of_gradient, of_product) = sums.split_at(channels);
         let rows = (values.len() / channels) as f64;
-        let mean = |sum: &f64| (sum / rows) as f32;
-        let mean_gradient: Vec<f32> = of_gradient.iter().map(mean).collect();
+        let mean_gradient: Vec<f32> = of_gradient.iter().map(|sum| (sum / rows) as f32).collect();
         // The product's mean, for distances that are not divided by the deviation yet.
-        let slope: Vec<f32> = of_product
-            .iter()
-            .zip(&inverse)
-            .map(|(sum, inverse)| (sum / rows * f64::from(*inverse) * f64::from(*inverse)) as f32)
-            .collect();
-        let scale: Vec<f32> = inverse.iter().zip(gamma).map(|(inverse, gamma)| inverse * gamma).collect();
-        let mut input = vec![0.0; values.len()];
+        let slope = |(sum, inverse): (&f64, &f32)| (sum / rows * f64::from(*inverse) * f64::from(*inverse)) as f32;
+        let slopes: Vec<f32> = of_product.iter().zip(&inverse).map(slope).collect();
+        let scale = self.scale(statistics, gamma);
         let piece = ROWS_PER_CHAIN * channels;
-        let arch = Arch::new();
-        let pieces = input.par_chunks_mut(piece).zip(values.par_chunks(piece));
-        pieces.zip(output.par_chunks(piece).zip(gradient.par_chunks(piece))).for_each(
-            |((input, values), (output, gradient))| {
-                arch.dispatch(
-                    #[inline(always)]
-                    || {
-                        let rows = input.chunks_exact_mut(channels).zip(values.chunks_exact(channels));
-                        let gradients = output.chunks_exact(channels).zip(gradient.chunks_exact(channels));
-                        for ((input, values), (output, gradient)) in rows.zip(gradients) {
-                            let given = values.iter().zip(output).zip(gradient);
-                            let constants = statistics.mean.iter().zip(&mean_gradient).zip(slope.iter().zip(&scale));
-                            for ((input, ((value, output), gradient)), ((mean, mean_gradient), (slope, scale))) in
-                                input.iter_mut().zip(given).zip(constants)
-                            {
-                                let gradient = passed(*output, *gradient) - mean_gradient;
-                                *input = (gradient - (value - mean) * slope) * scale;
-                            }
+        gradient.par_chunks_mut(piece).zip(values.par_chunks(piece)).for_each(|(gradient, values)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (gradient, row) in gradient.chunks_exact_mut(channels).zip(values.chunks_exact(channels)) {
+                        let constants = statistics.mean.iter().zip(&mean_gradient).zip(slopes.iter().zip(&scale));
+                        for ((gradient, value), ((mean, mean_gradient), (slope, scale))) in
+                            gradient.iter_mut().zip(row).zip(constants)
+                        {
+                            *gradient = (*gradient - mean_gradient - (value - mean) * slope) * scale;
                         }
-                    },
-                );
-            },
-        );
+                    }
+                },
+            );
+        });
         let gamma = of_product.iter().zip(&inverse).map(|(sum, inverse)| (sum * f64::from(*inverse)) as f32).collect();
-        NormGradients { input, gamma, beta: of_gradient.iter().map(|sum| *sum as f32).collect() }
+        NormGradients { gamma, beta: of_gradient.iter().map(|sum| *sum as f32).collect() }
     }
+
+    fn scale(&self, statistics: &Statistics, gamma: &[f32]) -> Vec<f32> {
+        self.inverse_deviations(statistics).iter().zip(gamma).map(|(inverse, gamma)| inverse * gamma).collect()
+    }
+}
+
+/// For each channel the sum of the gradients, and behind these the sums of their products with the values' distances from
+/// the mean.
+fn products_with_distances(values: &[f32], gradient: &[f32], means: &[f32]) -> Vec<f64> {
+    let channels = means.len();
+    totals(
+        2 * channels,
+        2 * values.len(),
+        #[inline(always)]
+        |chain, range| {
+            let (of_gradient, of_product) = chain.split_at_mut(channels);
+            let range = range.start / 2..range.end / 2;
+            let rows = values[range.clone()].chunks_exact(channels).zip(gradient[range].chunks_exact(channels));
+            for (row, gradient) in rows {
+                let sums = of_gradient.iter_mut().zip(of_product.iter_mut());
+                for (((value, gradient), mean), (sum, product)) in row.iter().zip(gradient).zip(means).zip(sums) {
+                    *sum += gradient;
+                    *product += gradient * (value - mean);
+                }
+            }
+        },
+    )
 }

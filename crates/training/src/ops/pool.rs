@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::geometry::{Shape, Window};
+use super::vectorised::vectorised;
 
 /// A pooling of channels-last images. Padding is never the largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,12 @@ pub(crate) struct MaxPool {
     pub(super) window: Window,
     /// Height and width of the result.
     pub(super) output: [usize; 2],
+    /// Whether what is below zero becomes zero.
+    pub(super) rectified: bool,
 }
+
+/// The place of a result that none of the window's numbers is.
+const NOWHERE: u32 = u32::MAX;
 
 /// What the gradient needs to know.
 #[derive(Debug, Clone)]
@@ -62,12 +67,12 @@ impl MaxPool {
         let [batch, height, width, channels] = input;
         let size = self.output[0] * self.output[1] * channels;
         let step = self.window.stride[1] * channels;
-        let mut out = vec![f32::NEG_INFINITY; batch * size];
-        let mut places = vec![0; batch * size];
-        let arch = Arch::new();
+        let (least, place) = if self.rectified { (0.0, NOWHERE) } else { (f32::NEG_INFINITY, 0) };
+        let mut out = vec![least; batch * size];
+        let mut places = vec![place; batch * size];
         let pieces = out.par_chunks_mut(size).zip(places.par_chunks_mut(size));
         pieces.zip(images.par_chunks(height * width * channels)).for_each(|((out, places), image)| {
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     self.visit(
@@ -123,11 +128,10 @@ impl Pooled {
         let size = self.pool.output[0] * self.pool.output[1] * channels;
         let step = self.pool.window.stride[1] * channels;
         let mut out = vec![0.0; self.input.iter().product()];
-        let arch = Arch::new();
         let images = out.par_chunks_mut(height * width * channels);
         images.zip(gradient.par_chunks(size)).zip(self.places.par_chunks(size)).for_each(
             |((out, gradient), places)| {
-                arch.dispatch(
+                vectorised(
                     #[inline(always)]
                     || {
                         self.pool.visit(
