@@ -31,7 +31,7 @@ pub use fallback::Fallback;
 pub use hedging::Hedging;
 pub use metering::{AttemptId, Billing, InvocationRecord, Meter, Metering, Outcome, WorkLabel};
 pub use platform::{BoxFuture, Call, Counters, FunctionPlatform, FunctionSnapshot, Invocation, PlatformSnapshot};
-pub use process::{ConfigError, Isolation, IsolationLevel, ProcessConfig, ProcessPool};
+pub use process::{ALLOCATOR_SETTINGS, ConfigError, Isolation, IsolationLevel, ProcessConfig, ProcessPool};
 pub use remote::{HttpConfig, HttpConfigError, HttpPlatform};
 #[cfg(feature = "lambda")]
 pub use remote::{LambdaConfig, LambdaConfigError, LambdaPlatform};

@@ -37,6 +37,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+pub use self::child::ALLOCATOR_SETTINGS;
 use self::isolation::Confinement;
 pub use self::isolation::{Isolation, IsolationLevel};
 use self::pool::Shared;

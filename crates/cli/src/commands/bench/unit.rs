@@ -1,16 +1,19 @@
 //! The gradient of one unit, on one thread.
 
-use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use anyhow::ensure;
 use clap::Args;
+use peerless_functions::ALLOCATOR_SETTINGS;
 use peerless_training::{Model, UnitTimes, measured_cnn, ops, use_threads};
 use serde::Serialize;
 
 use super::percentile;
-use crate::output::{self, Align, table};
+use crate::output::{self, Align, say, table};
 use crate::train::memory::peak_memory;
 
 /// The models and batches of `docs/performance.md`.
@@ -73,6 +76,7 @@ struct Measured {
 
 pub(super) fn run(args: &UnitArgs) -> anyhow::Result<()> {
     ensure!(args.seconds > 0.0 && args.seconds <= 3600.0, "--seconds must be more than 0 and at most 3600");
+    with_the_allocator_of_functions();
     use_threads(1);
     let defaults = UNITS.iter().filter_map(|unit| unit.parse().ok()).collect();
     let units = if args.units.is_empty() { defaults } else { args.units.clone() };
@@ -80,6 +84,19 @@ pub(super) fn run(args: &UnitArgs) -> anyhow::Result<()> {
     let units = units.iter().map(|unit| measure(unit, budget)).collect::<anyhow::Result<_>>()?;
     let report = Report { peak_gflops: ops::peak_gflops(), units };
     if args.json { output::json(&report) } else { output::data(&report.text()) }
+}
+
+/// Begins anew with the settings that functions get, which the C library reads at its start only. Where that cannot be,
+/// what is measured allocates as it can.
+fn with_the_allocator_of_functions() {
+    let (name, value) = ALLOCATOR_SETTINGS;
+    if env::var_os(name).is_some() {
+        return;
+    }
+    if let Ok(program) = env::current_exe() {
+        let error = Command::new(program).args(env::args_os().skip(1)).env(name, value).exec();
+        say(&format!("measured without the allocator settings that functions have: {error}"));
+    }
 }
 
 fn measure(unit: &Unit, budget: Duration) -> anyhow::Result<Measured> {
