@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 
 use super::geometry::{Padded, Phase, Shape, Window, phases};
-use super::kernels::{OuterProducts, Packed, Rows, outer_products, products};
+use super::kernels::{Packed, Rows, products};
+use super::outer::{OuterProducts, outer_products};
 
 /// Fewer channels than this are cheaper to share out than to gather.
 const FEW_CHANNELS: usize = 16;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::geometry::{Padded, Shape, Window};
-use super::kernels::ROWS_PER_CHAIN;
+use super::outer::ROWS_PER_CHAIN;
 use super::vectorised::{rectify, vectorised};
 
 /// Weights are [channels, 1, height, width].

@@ -1,22 +1,19 @@
-//! Two products over rows of a channels-last image, for any instruction set with the same bits.
+//! Products of rows of a channels-last image with a matrix, for any instruction set with the same bits.
 //!
-//! Both keep a tile of results in registers and let neighbouring lanes hold neighbouring *results*: every result is one
+//! Like those in `outer.rs` they keep a tile of results in registers and let neighbouring lanes hold neighbouring *results*: every result is one
 //! chain of fused multiply-adds in the order of the definition. So the number of lanes, the sizes of blocks and the
 //! threads that share the work change the speed alone.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::narrow::{self, Narrow};
 use super::vectorised::{rectify, vectorised};
 
 /// Terms of a result that are summed before the next block of weights comes into the cache.
 const TERMS_PER_BLOCK: usize = 384;
 /// Rows of one piece of parallel work.
 const ROWS_PER_PIECE: usize = 2048;
-/// Numbers of the narrower side of a piece of [`outer_products`].
-const NUMBERS_PER_PIECE: usize = 1 << 17;
-/// Rows whose products are one chain in [`outer_products`]; the chains are added in order.
-pub(super) const ROWS_PER_CHAIN: usize = 256;
 
 /// Rows of numbers inside one slice: row r is, for each offset, the `run` numbers from `bases[r] + offset` on.
 #[derive(Debug, Clone, Copy)]
@@ -45,14 +42,14 @@ pub(super) struct Packed {
 
 /// How wide a tile of results is: vectors, and numbers of all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct TileShape {
-    vectors: usize,
-    width: usize,
+pub(super) struct TileShape {
+    pub(super) vectors: usize,
+    pub(super) width: usize,
 }
 
 impl TileShape {
     /// The fewest tiles that so many columns need, all of the same width.
-    fn of(arch: Arch, columns: usize) -> Self {
+    pub(super) fn of(arch: Arch, columns: usize) -> Self {
         let (lanes, most) = arch.dispatch(Registers);
         let vectors = columns.div_ceil(lanes).max(1);
         let vectors = vectors.div_ceil(vectors.div_ceil(most));
@@ -105,7 +102,12 @@ pub(super) fn products(rows: Rows<'_>, matrix: &Packed, bias: Option<&[f32]>, re
         if let Some(bias) = bias {
             out.chunks_exact_mut(columns).for_each(|row| row.copy_from_slice(bias));
         }
-        arch.dispatch(Products { rows: Rows { bases, ..rows }, matrix, out });
+        let rows = Rows { bases, ..rows };
+        if narrow::suits(rows, columns, matrix.shape.width) {
+            arch.dispatch(Narrow { rows, matrix: &matrix.values, width: matrix.shape.width, columns, out });
+        } else {
+            arch.dispatch(Products { rows, matrix, out });
+        }
         if rectified {
             vectorised(
                 #[inline(always)]
@@ -213,7 +215,7 @@ fn add_run<S: Simd, const ROWS: usize, const VECTORS: usize>(
 
 /// Up to a tile's width of numbers; those that are lacking are zero.
 #[inline(always)]
-fn load<S: Simd, const VECTORS: usize>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
+pub(super) fn load<S: Simd, const VECTORS: usize>(simd: S, values: &[f32]) -> [S::f32s; VECTORS] {
     let (whole, rest) = S::as_simd_f32s(values);
     if let Ok(whole) = <&[S::f32s; VECTORS]>::try_from(whole) {
         return *whole;
@@ -236,138 +238,6 @@ fn store<S: Simd, const VECTORS: usize>(simd: S, target: &mut [f32], values: [S:
     if let Some(last) = values.get(filled) {
         simd.partial_store_f32s(rest, *last);
     }
-}
-
-/// `out[j][i] = sum over r of rows[r][i] * others[r][j]` for rows of so many `others`: chains of [`ROWS_PER_CHAIN`] rows,
-/// added one after the other.
-pub(super) fn outer_products(rows: Rows<'_>, others: &[f32], columns: usize) -> OuterProducts {
-    super::work::add(rows.bases.len() * rows.length() * columns);
-    outer_products_on(Arch::new(), rows, others, columns)
-}
-
-fn outer_products_on(arch: Arch, rows: Rows<'_>, others: &[f32], columns: usize) -> OuterProducts {
-    let shape = TileShape::of(arch, rows.run);
-    let blocks = rows.run.div_ceil(shape.width);
-    let size = columns * shape.width;
-    let mut values = vec![0.0; rows.offsets.len() * blocks * size];
-    // What all blocks of a piece share stays in the cache.
-    let chains = (NUMBERS_PER_PIECE / columns / ROWS_PER_CHAIN).max(1);
-    let piece = chains * ROWS_PER_CHAIN;
-    let pieces = rows.bases.chunks(piece).zip(others.chunks(piece * columns));
-    for (bases, others) in pieces {
-        values.par_chunks_mut(size).enumerate().for_each(|(index, out)| {
-            let start = rows.offsets[index / blocks] + index % blocks * shape.width;
-            let numbers = shape.width.min(rows.run - index % blocks * shape.width);
-            let rows = Rows { bases, ..rows };
-            arch.dispatch(Outer { rows, start, numbers, others, columns, vectors: shape.vectors, out });
-        });
-    }
-    OuterProducts { values, blocks, width: shape.width, columns, run: rows.run }
-}
-
-/// The result of [`outer_products`].
-#[derive(Debug)]
-pub(super) struct OuterProducts {
-    values: Vec<f32>,
-    blocks: usize,
-    width: usize,
-    columns: usize,
-    run: usize,
-}
-
-impl OuterProducts {
-    /// Calls `take(column, number, results)` with the results of neighbouring numbers from that one on.
-    pub(super) fn each(&self, mut take: impl FnMut(usize, usize, &[f32])) {
-        for (block, values) in self.values.chunks_exact(self.columns * self.width).enumerate() {
-            let within = block % self.blocks * self.width;
-            let count = self.width.min(self.run - within);
-            let first = block / self.blocks * self.run + within;
-            for (column, values) in values.chunks_exact(self.width).enumerate() {
-                take(column, first, &values[..count]);
-            }
-        }
-    }
-}
-
-struct Outer<'a> {
-    rows: Rows<'a>,
-    /// Where in a row the block of numbers begins, and how many it has.
-    start: usize,
-    numbers: usize,
-    others: &'a [f32],
-    columns: usize,
-    vectors: usize,
-    out: &'a mut [f32],
-}
-
-impl WithSimd for Outer<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match (S::REGISTER_COUNT >= 32, self.vectors) {
-            (true, 1) => self.chains::<S, 1>(simd),
-            (true, 2) => self.chains::<S, 2>(simd),
-            (true, 3) => self.chains::<S, 3>(simd),
-            (true, _) => self.chains::<S, 4>(simd),
-            (false, 1) => self.chains::<S, 1>(simd),
-            (false, _) => self.chains::<S, 2>(simd),
-        }
-    }
-}
-
-impl Outer<'_> {
-    #[inline(always)]
-    fn chains<S: Simd, const VECTORS: usize>(self, simd: S) {
-        let Self { rows, start, numbers, others, columns, out, .. } = self;
-        let mut panel = [[simd.splat_f32s(0.0); VECTORS]; ROWS_PER_CHAIN];
-        let (out, _) = S::as_mut_simd_f32s(out);
-        let (out, _) = out.as_chunks_mut::<VECTORS>();
-        for (bases, others) in rows.bases.chunks(ROWS_PER_CHAIN).zip(others.chunks(ROWS_PER_CHAIN * columns)) {
-            for (panel, base) in panel.iter_mut().zip(bases) {
-                *panel = load(simd, &rows.values[base + start..][..numbers]);
-            }
-            let panel = &panel[..bases.len()];
-            let mut first = 0;
-            while first < columns {
-                let (others, out) = (&others[first..], &mut out[first..]);
-                first += match columns - first {
-                    6.. => chain::<S, 6, VECTORS>(simd, panel, others, columns, out),
-                    4.. => chain::<S, 4, VECTORS>(simd, panel, others, columns, out),
-                    2.. => chain::<S, 2, VECTORS>(simd, panel, others, columns, out),
-                    _ => chain::<S, 1, VECTORS>(simd, panel, others, columns, out),
-                };
-            }
-        }
-    }
-}
-
-/// Adds the products of the rows with the first `COLUMNS` of the others' `stride` numbers.
-#[allow(clippy::needless_range_loop, reason = "all of one length and indexed alike, which keeps the tile in registers")]
-#[inline(always)]
-fn chain<S: Simd, const COLUMNS: usize, const VECTORS: usize>(
-    simd: S,
-    panel: &[[S::f32s; VECTORS]],
-    others: &[f32],
-    stride: usize,
-    out: &mut [[S::f32s; VECTORS]],
-) -> usize {
-    let mut tile = [[simd.splat_f32s(0.0); VECTORS]; COLUMNS];
-    for (row, others) in panel.iter().zip(others.chunks(stride)) {
-        let others = &others[..COLUMNS];
-        for column in 0..COLUMNS {
-            let factor = simd.splat_f32s(others[column]);
-            for vector in 0..VECTORS {
-                tile[column][vector] = simd.mul_add_f32s(factor, row[vector], tile[column][vector]);
-            }
-        }
-    }
-    for (out, tile) in out.iter_mut().zip(tile) {
-        for vector in 0..VECTORS {
-            out[vector] = simd.add_f32s(out[vector], tile[vector]);
-        }
-    }
-    COLUMNS
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! A matrix product with a bias, and its gradients.
 
-use super::kernels::{Packed, Rows, outer_products, products};
+use super::kernels::{Packed, Rows, products};
+use super::outer::outer_products;
 
 /// So many rows of inputs to rows of outputs. Weights are [inputs, outputs].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

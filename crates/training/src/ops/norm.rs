@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use super::kernels::ROWS_PER_CHAIN;
+use super::outer::ROWS_PER_CHAIN;
 use super::vectorised::{rectify, vectorised};
 
 /// How a channel is normalised: (x - mean) / sqrt(variance + epsilon) * gamma + beta, perhaps with something added, and

@@ -1,6 +1,6 @@
 //! Sums over the rows of a matrix, in one order.
 
-use super::kernels::ROWS_PER_CHAIN;
+use super::outer::ROWS_PER_CHAIN;
 use super::vectorised::vectorised;
 
 /// The sum of each column: chains of rows, added one after the other.
