@@ -3,33 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::pool::{MaxPool2d, MaxPool2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, LinearConfig, PaddingConfig2d};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
+use common::{device, numbers, tensor, values};
 use peerless_training::burn;
 use peerless_training::ops;
-
-fn device() -> Device {
-    Device::flex().autodiff()
-}
-
-/// Numbers between -1 and 1 without a pattern.
-fn numbers(count: usize, seed: u32) -> Vec<f32> {
-    let mix = |x: u32| {
-        let x = (x ^ (x >> 16)).wrapping_mul(0x045D_9F3B);
-        (x ^ (x >> 15)).wrapping_mul(0x2C1B_3C6D)
-    };
-    (0..count as u32).map(|index| (mix(mix(index) ^ seed) >> 8) as f32 / (1 << 23) as f32 - 1.0).collect()
-}
-
-fn tensor<const D: usize>(values: &[f32], shape: [usize; D]) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values.to_vec(), shape), &device())
-}
-
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_into_vec().unwrap()
-}
 
 fn assert_near(found: &[f32], expected: &[f64], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
