@@ -15,6 +15,7 @@ pub(crate) fn failure(kind: FailureKind, what: impl ToString) -> Failure {
 pub(crate) fn training_failure(error: &TrainingError) -> Failure {
     let kind = match error {
         TrainingError::UnknownModel { .. }
+        | TrainingError::Engine(_)
         | TrainingError::Mismatch { .. }
         | TrainingError::NoSamples
         | TrainingError::NoInitialValues { .. } => FailureKind::Unsupported,

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use crate::EngineError;
 use crate::datasets::DatasetError;
 
 /// Why a model could not be built or a unit could not be computed.
@@ -15,6 +16,9 @@ pub enum TrainingError {
         /// The names that are known, comma-separated.
         known: String,
     },
+    /// The engine is not there.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
     /// The dataset is missing, damaged or cannot be read.
     #[error(transparent)]
     Dataset(#[from] DatasetError),

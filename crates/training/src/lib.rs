@@ -8,7 +8,8 @@
 //! bits for every instruction set; the loss, its gradient at the logits, normalisation, initial
 //! parameters and totals are plain code with one order of operations and `libm` instead of the
 //! platform's mathematics. What is left of the forward and backward pass is the tensor library's. Machines whose passes
-//! differ after all are told apart by [`Model::fingerprint`].
+//! differ after all are told apart by [`Model::fingerprint`]. All this holds for the default [`Engine`]; others have bits of
+//! their own.
 //!
 //! # Adding a model
 //!
@@ -18,6 +19,7 @@
 
 pub mod baseline;
 pub mod datasets;
+mod engine;
 mod error;
 mod flat;
 mod import;
@@ -28,6 +30,7 @@ pub mod ops;
 mod trainer;
 
 pub use burn;
+pub use engine::{Engine, EngineError};
 pub use error::TrainingError;
 pub use import::ImportError;
 pub use models::{

@@ -5,7 +5,7 @@ use std::ops::Range;
 use peerless_protocol::Tally;
 
 use crate::datasets::{Dataset, Split};
-use crate::{Model, TrainingError, loss};
+use crate::{Model, TrainingError, engine, loss};
 
 /// Samples that are evaluated together: with LeNet-5, larger batches are no faster and need more memory.
 const EVALUATION_BATCH: usize = 64;
@@ -104,6 +104,7 @@ impl Trainer {
 /// With one thread this is more than a limit: work started outside a thread pool is handed over to
 /// it and waited for, so that even a pool of one thread costs two context switches per operation.
 pub fn use_threads(threads: usize) -> bool {
+    engine::limit_threads(threads);
     rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build_global().is_ok()
 }
 
@@ -111,6 +112,7 @@ pub fn use_threads(threads: usize) -> bool {
 /// several threads compute different things. `None` if the thread computes with other threads already,
 /// or none can be started.
 pub fn use_own_threads(threads: usize) -> Option<OwnThreads> {
+    engine::limit_threads(threads);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread().build().ok()?;
     Some(OwnThreads { _pool: pool })
 }

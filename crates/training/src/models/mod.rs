@@ -5,6 +5,7 @@ mod cnn;
 mod densenet121;
 mod lenet5;
 mod mobilenet_v3;
+mod numerics;
 mod own;
 mod resnet18;
 mod squeezenet;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use burn::module::Module;
 use burn::tensor::{Device, Gradients, Tensor, TensorData};
-use peerless_protocol::{Digest, Layout, Role, RunSpec};
+use peerless_protocol::{Layout, Role, RunSpec};
 
 pub use cnn::measured_cnn;
 pub use densenet121::DenseNet121;
@@ -25,13 +26,13 @@ pub use resnet18::ResNet18;
 pub use squeezenet::SqueezeNet;
 pub use vgg11::Vgg11;
 
-use crate::TrainingError;
 use crate::datasets::dataset;
 use crate::flat::FlatMap;
 use crate::import::{self, ImportError};
 pub use crate::initial::Initialisation;
-use crate::initial::{initial_values, symmetric, words};
+use crate::initial::initial_values;
 use crate::loss;
+use crate::{Engine, TrainingError};
 
 /// A Burn module that classifies images.
 pub trait Network: Module + 'static {
@@ -112,6 +113,7 @@ impl UnitTimes {
 /// A network together with its place in the flat vector.
 pub struct Model {
     info: ModelInfo,
+    engine: Engine,
     map: FlatMap,
     network: Box<dyn FlatNetwork>,
     initialisation: Initialisation,
@@ -182,6 +184,7 @@ impl Model {
         let map = FlatMap::of(&network);
         Self {
             info,
+            engine: Engine::Flex,
             map,
             network: Box::new(Loaded { network, device }),
             initialisation: N::initialisation(),
@@ -225,24 +228,6 @@ impl Model {
     pub fn predict(&mut self, values: &[f32], images: Vec<f32>) -> Result<Vec<f32>, TrainingError> {
         self.load(values)?;
         self.logits(images)
-    }
-
-    /// Digest of a canonical gradient (16 made-up samples, initial values of seed 0): equal on
-    /// machines that compute the same bits for this model. Costs a forward and a backward pass.
-    ///
-    /// # Errors
-    /// As [`initial_values`](Self::initial_values); anything else would be a bug.
-    pub fn fingerprint(&mut self) -> Result<Digest, TrainingError> {
-        const SAMPLES: usize = 16;
-        let elements = SAMPLES * self.info.input.iter().product::<usize>();
-        let images = words(b"peerless fingerprint v1", 0, self.info.name, elements).map(symmetric).collect();
-        let labels: Vec<u8> = (0..SAMPLES).map(|sample| (sample % self.info.classes) as u8).collect();
-        let names: Vec<u32> = (0..SAMPLES as u32).collect();
-        let values = self.initial_values(0)?;
-        let gradient =
-            self.gradient(&values, images, 0, &mut |logits| Ok(loss::tally_and_gradient(logits, &labels, &names)?.1))?;
-        let bytes: Vec<u8> = gradient.iter().flat_map(|value| value.to_le_bytes()).collect();
-        Ok(Digest::of(&bytes))
     }
 
     /// Takes the flat vector `values` for the calls of [`logits`](Self::logits) that follow.
@@ -333,6 +318,8 @@ impl Model {
 
 /// A [`Network`] of some type.
 trait FlatNetwork: Send {
+    fn move_to(&mut self, device: Device);
+
     fn load(&mut self, map: &FlatMap, values: &[f32]);
 
     fn logits(&self, images: TensorData) -> Result<Vec<f32>, TrainingError>;
@@ -349,6 +336,11 @@ struct Loaded<N> {
 }
 
 impl<N: Network> FlatNetwork for Loaded<N> {
+    fn move_to(&mut self, device: Device) {
+        self.network = self.network.clone().to_device(&device);
+        self.device = device;
+    }
+
     fn load(&mut self, map: &FlatMap, values: &[f32]) {
         self.network = map.load(self.network.clone(), values, &self.device);
     }

@@ -10,6 +10,11 @@
 //! Every result is one chain of fused multiply-adds, or a fixed number of chains added in order. Which instructions
 //! compute it, how large blocks are and how many threads share the work changes nothing, so that these layers give the
 //! same bits with AVX2, AVX-512 and NEON.
+//!
+//! # Other engines
+//!
+//! All that is computed here is computed on the CPU, by the backend flex. With tensors of another engine each function
+//! asks `is_ours` first and leaves the layer to the tensor library (`library.rs`).
 
 mod channels;
 mod conv;
@@ -17,6 +22,7 @@ mod depthwise;
 mod extension;
 mod geometry;
 mod kernels;
+mod library;
 mod linear;
 mod narrow;
 mod norm;
@@ -56,6 +62,16 @@ pub fn flatten(images: Tensor<4>) -> Tensor<2> {
     channels_first(images).flatten(1, 3)
 }
 
+/// Whether the layers of this module can compute with a tensor: whether flex has it.
+fn is_ours<const D: usize>(tensor: &Tensor<D>) -> bool {
+    // Devices are equal with and without automatic differentiation.
+    tensor.device() == Device::flex()
+}
+
+fn rectify<const D: usize>(output: Tensor<D>, rectified: bool) -> Tensor<D> {
+    if rectified { relu(output) } else { output }
+}
+
 /// The layer's result. Layers of several groups other than one per channel, and those that are padded to keep the size,
 /// are computed by the tensor library.
 pub fn conv2d(layer: &Conv2d, images: Tensor<4>) -> Tensor<4> {
@@ -72,9 +88,8 @@ fn convolve(layer: &Conv2d, images: Tensor<4>, rectified: bool) -> Tensor<4> {
     let [outputs, inputs, ..] = layer.weight.dims();
     let depthwise = layer.groups == channels && outputs == channels && inputs == 1;
     let window = window(layer.kernel_size, layer.stride, layer.dilation, &layer.padding);
-    let (Some(window), true) = (window, layer.groups == 1 || depthwise) else {
-        let output = channels_last(layer.forward(channels_first(images)));
-        return if rectified { relu(output) } else { output };
+    let (Some(window), true) = (window, is_ours(&images) && (layer.groups == 1 || depthwise)) else {
+        return rectify(library::conv2d(layer, images), rectified);
     };
     let bias = bias(layer.bias.as_ref(), &images.device());
     let (images, weights) = (images.into_dispatch(), layer.weight.val().into_dispatch());
@@ -96,6 +111,9 @@ pub fn linear_relu(layer: &Linear, rows: Tensor<2>) -> Tensor<2> {
 }
 
 fn multiply(layer: &Linear, rows: Tensor<2>, rectified: bool) -> Tensor<2> {
+    if !is_ours(&rows) {
+        return rectify(library::linear(layer, rows), rectified);
+    }
     let bias = bias(layer.bias.as_ref(), &rows.device());
     let (rows, weights) = (rows.into_dispatch(), layer.weight.val().into_dispatch());
     Tensor::from_dispatch(Dispatch::multiply(rows, weights, bias, rectified))
@@ -113,9 +131,9 @@ pub fn max_pool2d_relu(layer: &MaxPool2d, images: Tensor<4>) -> Tensor<4> {
 
 fn largest(layer: &MaxPool2d, images: Tensor<4>, rectified: bool) -> Tensor<4> {
     let [_, height, width, _] = images.dims();
-    let Some(window) = window(layer.kernel_size, layer.stride, layer.dilation, &layer.padding) else {
-        let output = channels_last(layer.forward(channels_first(images)));
-        return if rectified { relu(output) } else { output };
+    let window = window(layer.kernel_size, layer.stride, layer.dilation, &layer.padding);
+    let Some(window) = window.filter(|_| is_ours(&images)) else {
+        return rectify(library::max_pool2d(layer, images), rectified);
     };
     let mut output = window.output([height, width]);
     if layer.ceil_mode {
@@ -126,11 +144,17 @@ fn largest(layer: &MaxPool2d, images: Tensor<4>, rectified: bool) -> Tensor<4> {
 
 /// The mean of each channel over height and width: [batch, channels].
 pub fn global_average(images: Tensor<4>) -> Tensor<2> {
+    if !is_ours(&images) {
+        return library::global_average(images);
+    }
     Tensor::from_dispatch(Dispatch::average(images.into_dispatch()))
 }
 
 /// Each channel of each image times its factor; factors are [batch, channels].
 pub fn scale_channels(images: Tensor<4>, factors: Tensor<2>) -> Tensor<4> {
+    if !is_ours(&images) {
+        return library::scale_channels(images, factors);
+    }
     Tensor::from_dispatch(Dispatch::scale(images.into_dispatch(), factors.into_dispatch()))
 }
 
@@ -151,13 +175,13 @@ pub fn batch_norm_add_relu(layer: &BatchNorm, images: Tensor<4>, added: Tensor<4
 }
 
 fn normalise(layer: &BatchNorm, images: Tensor<4>, added: Option<Tensor<4>>, rectified: bool) -> Tensor<4> {
-    if !images.device().is_autodiff() {
-        let output = with_running_statistics(layer, images);
-        let output = if let Some(added) = added { output + added } else { output };
-        return if rectified { relu(output) } else { output };
+    let (ours, device) = (is_ours(&images), images.device());
+    if !ours || !device.is_autodiff() {
+        let output = if ours { with_running_statistics(layer, images) } else { library::batch_norm(layer, images) };
+        return rectify(if let Some(added) = added { output + added } else { output }, rectified);
     }
     let (gamma, beta) = (layer.gamma.val().into_dispatch(), layer.beta.val().into_dispatch());
-    let added = added.unwrap_or_else(|| Tensor::zeros([0; 4], &images.device())).into_dispatch();
+    let added = added.unwrap_or_else(|| Tensor::zeros([0; 4], &device)).into_dispatch();
     let computed = Normalisation { epsilon: layer.epsilon, rectified };
     let (output, mean, variance) = Dispatch::normalise(images.into_dispatch(), gamma, beta, added, computed);
     let fold = |running: Tensor<1>, batch: Tensor<1>| {
