@@ -4,11 +4,23 @@ use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
+use peerless_training::{Engine, EngineError};
 use thiserror::Error;
 
 use crate::host::Options;
 use crate::http::{HttpOptions, run_http};
 use crate::stdio::{ServeError, run_stdio};
+
+/// The environment variable that names the engine of a function, for programs that nobody can give a flag.
+pub const ENGINE_VARIABLE: &str = "PEERLESS_FUNCTION_ENGINE";
+
+/// The engine that [`ENGINE_VARIABLE`] names, if it is set.
+///
+/// # Errors
+/// [`DoorError::Engine`] for an unknown one.
+pub fn engine_from_environment() -> Result<Option<Engine>, DoorError> {
+    Ok(set(ENGINE_VARIABLE).map(|name| name.parse()).transpose()?)
+}
 
 /// A way in which tasks come.
 #[derive(Debug)]
@@ -31,6 +43,9 @@ pub enum DoorError {
     /// Not a number of instances.
     #[error("PEERLESS_FUNCTION_INSTANCES is {0:?}, which is not a number from 1 to 1024")]
     Instances(String),
+    /// Not an engine.
+    #[error("PEERLESS_FUNCTION_ENGINE: {0}")]
+    Engine(#[from] EngineError),
 }
 
 impl Door {
@@ -63,15 +78,17 @@ impl Door {
     }
 }
 
-/// The whole of a function program: takes tasks as the environment says and computes them until it is told to end.
-/// Errors are said on stderr; the exit code is 2 for an environment that cannot be and for what is no task.
+/// The whole of a function program: takes tasks as the environment says and computes them, by the engine that it
+/// names, if any, until it is told to end. Errors are said on stderr; the exit code is 2 for an environment that cannot be
+/// and for what is no task.
 pub fn serve_tasks(options: Options) -> ExitCode {
-    let door = match Door::from_environment() {
-        Ok(door) => door,
+    let (door, engine) = match Door::from_environment().and_then(|door| Ok((door, engine_from_environment()?))) {
+        Ok(given) => given,
         Err(error) => return failed(&error, 2),
     };
     let listening = |address| eprintln!("functions at http://{address}");
-    match door.serve(options, listening) {
+    let engine = engine.unwrap_or(options.engine);
+    match door.serve(Options { engine, ..options }, listening) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error, error.exit_code()),
     }

@@ -14,7 +14,7 @@ use peerless_protocol::function::{
 };
 use peerless_protocol::{EpochOrder, RoundPlan, RunSpec, UnitKind, evaluation_samples, unit_seed};
 use peerless_training::datasets::{Dataset, DatasetError, dataset, default_dir};
-use peerless_training::{Models, Trainer, TrainingError};
+use peerless_training::{Engine, Model, Models, Trainer, TrainingError};
 
 use crate::dataset::RemoteFiles;
 use crate::failure::{failure, training_failure};
@@ -32,17 +32,26 @@ pub struct Options {
     pub threads: usize,
     /// The models that it can compute.
     pub models: Models,
+    /// What it computes them with.
+    pub engine: Engine,
+}
+
+impl Options {
+    fn model(&self, spec: &RunSpec) -> Result<Model, TrainingError> {
+        Ok(self.models.of(spec)?.on(self.engine)?)
+    }
 }
 
 impl Default for Options {
-    /// The default data folder, a folder of this user's among the temporary files, and as many threads as `RAYON_NUM_THREADS` says, else one.
+    /// The default data folder, a folder of this user's among the temporary files, and as many threads as `RAYON_NUM_THREADS` says, else one;
+    /// the default engine.
     fn default() -> Self {
         let threads = env::var("RAYON_NUM_THREADS").ok().and_then(|threads| threads.parse().ok());
         // A process without this file is on another system than Linux, and keeps vectors in memory.
         let user = fs::metadata("/proc/self").map(|process| process.uid());
         let cache_dir = user.map(|user| env::temp_dir().join(format!("peerless-vectors-{user}"))).ok();
         let threads = threads.filter(|&threads| threads > 0).unwrap_or(1);
-        Self { data_dir: default_dir(), cache_dir, threads, models: Models::default() }
+        Self { data_dir: default_dir(), cache_dir, threads, models: Models::default(), engine: Engine::default() }
     }
 }
 
@@ -95,7 +104,7 @@ impl Host {
         }
         match &task.work {
             Work::Ping => Ok(Output::Pong),
-            Work::Initialise { output } => initialise(&self.options.models, &task.spec, &mut self.places, output),
+            Work::Initialise { output } => initialise(&self.options, &task.spec, &mut self.places, output),
             Work::Unit { round, unit, unit_kind, parameters, output, dataset } => {
                 check(&task.spec, *round, *unit, *unit_kind)?;
                 let files =
@@ -156,9 +165,9 @@ pub(crate) fn unsupported_version(found: u16) -> Failure {
     failure(FailureKind::Unsupported, what)
 }
 
-fn initialise(models: &Models, spec: &RunSpec, places: &mut Places, output: &Place) -> Result<Output, Failure> {
+fn initialise(options: &Options, spec: &RunSpec, places: &mut Places, output: &Place) -> Result<Output, Failure> {
     let build = || {
-        let mut model = models.of(spec)?;
+        let mut model = options.model(spec)?;
         let fingerprint = model.fingerprint()?;
         let values = model.initial_values(spec.seed)?;
         Ok((model.layout().clone(), values, fingerprint))
@@ -203,7 +212,7 @@ fn warm_trainer<'a>(
 
 fn cold_trainer(options: &Options, spec: &RunSpec, files: Option<RemoteFiles>) -> Result<Trainer, TrainingError> {
     // An unknown dataset is reported as such even where there is no data at all.
-    let model = options.models.of(spec)?;
+    let model = options.model(spec)?;
     let name = dataset(&spec.dataset.name)?.name;
     // Files of this machine are preferred: nothing has to be moved.
     let dataset = match (Dataset::open(name, &options.data_dir), files) {

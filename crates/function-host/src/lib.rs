@@ -25,7 +25,7 @@ mod remote;
 mod stdio;
 mod tensor_file;
 
-pub use door::{Door, DoorError, serve_tasks};
+pub use door::{Door, DoorError, ENGINE_VARIABLE, engine_from_environment, serve_tasks};
 pub use host::{Host, Options};
 pub use http::{HttpOptions, run_http};
 #[cfg(feature = "lambda")]

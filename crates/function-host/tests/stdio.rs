@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 
 use peerless_aggregation::{LearningRate, Optimizer};
-use peerless_function_host::MAX_LINE_BYTES;
+use peerless_function_host::{ENGINE_VARIABLE, MAX_LINE_BYTES};
 use peerless_protocol::function::{
     FUNCTION_PROTOCOL, Failure, FailureKind, Output, Place, Report, Task, TensorRef, Work,
 };
 use peerless_protocol::{Digest, EpochOrder, EvaluationSpec, RunSpec, SPEC_VERSION, UnitKind, unit_seed};
 use peerless_training::datasets::{Dataset, PullOptions, dataset, default_dir, pull};
-use peerless_training::{Model, Trainer};
+use peerless_training::{Engine, Model, Trainer};
 
 struct Function {
     child: Child,
@@ -26,8 +26,14 @@ struct Function {
 
 impl Function {
     fn start(data_dir: &Path) -> Self {
+        Self::start_with(data_dir, None)
+    }
+
+    /// With the engine of that name.
+    fn start_with(data_dir: &Path, engine: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_peerless-function"));
         command.env("PEERLESS_DATA", data_dir).env("RAYON_NUM_THREADS", "1");
+        command.envs(engine.map(|engine| (ENGINE_VARIABLE, engine)));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let tasks = child.stdin.take();
         let reports = BufReader::new(child.stdout.take().unwrap());
@@ -129,6 +135,28 @@ fn initial_parameters_are_those_of_the_model_and_need_no_dataset() {
         fingerprint: model.fingerprint().unwrap(),
     };
     assert_eq!(outcome, Ok(expected));
+}
+
+#[test]
+fn the_engine_of_the_environment_computes_or_is_said_to_be_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    // GPUs are not there for tests.
+    for engine in [Engine::Flex, Engine::LibTorch] {
+        let mut function = Function::start_with(Path::new("/nowhere"), Some(engine.name()));
+        let outcome = function.invoke(&spec(), Work::Initialise { output: Place::Path(folder.path().join("initial")) });
+        match (outcome, Model::named("lenet5").unwrap().on(engine)) {
+            (Ok(Output::Initialised { fingerprint, .. }), Ok(mut model)) => {
+                assert_eq!(fingerprint, model.fingerprint().unwrap(), "{engine}");
+            }
+            (Err(failure), Err(missing)) => {
+                assert_eq!((failure.kind, failure.message), (FailureKind::Unsupported, missing.to_string()));
+            }
+            (outcome, model) => panic!("{engine}: {outcome:?} of the function, here {model:?}"),
+        }
+    }
+    let (status, output, errors) = Function::start_with(Path::new("/nowhere"), Some("tpu")).end();
+    assert_eq!((status.code(), output.as_str()), (Some(2), ""));
+    assert!(errors.contains("PEERLESS_FUNCTION_ENGINE: engine \"tpu\" is unknown"), "{errors}");
 }
 
 #[test]
