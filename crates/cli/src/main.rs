@@ -120,7 +120,7 @@ fn main() -> ExitCode {
         Command::Soak(args) => commands::soak::run(&args),
         Command::Simulate(args) => commands::simulate::run(&args),
         Command::Models(args) => commands::models::run(&args),
-        Command::Function(command) => return command.run(),
+        Command::Function(command) => command.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -196,7 +196,7 @@ fn start(args: StartArgs) -> anyhow::Result<()> {
     logging::start("info");
     args.node.check_addresses(&[])?;
     args.node.prices.check(args.node.budget)?;
-    args.node.functions.check_compute(&args.node.prices)?;
+    args.node.functions.check(&args.node.prices)?;
     args.node.gradient_store.config()?;
     let run = match RunDirectory::open(&args.run_dir) {
         Err(RunDirectoryError::NotARun { .. }) => {
@@ -228,7 +228,7 @@ fn join(args: JoinArgs) -> anyhow::Result<()> {
     let ticket = read_ticket(&args.ticket)?;
     args.node.check_addresses(ticket.relays())?;
     args.node.prices.check(args.node.budget)?;
-    args.node.functions.check_compute(&args.node.prices)?;
+    args.node.functions.check(&args.node.prices)?;
     args.node.gradient_store.config()?;
     let runtime = runtime()?;
     let spec = runtime.block_on(fetch_spec(&ticket, JOIN_TIMEOUT))?;

@@ -154,7 +154,7 @@ impl TrainArgs {
     fn check(&self) -> anyhow::Result<()> {
         self.prices.check(self.budget)?;
         self.gradient_store.check()?;
-        self.functions.check_compute(&self.prices)
+        self.functions.check(&self.prices)
     }
 
     /// Names of the peers of a new run.

@@ -30,7 +30,7 @@ impl FunctionArgs {
     }
 
     /// Refuses what an instance has not: it computes by itself, one unit after the other, and costs by the hour.
-    pub(crate) fn check_compute(&self, prices: &PriceArgs) -> anyhow::Result<()> {
+    pub(super) fn check_compute(&self, prices: &PriceArgs) -> anyhow::Result<()> {
         if self.compute != Some(ComputeArg::Instance) {
             return Ok(());
         }

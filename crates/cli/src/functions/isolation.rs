@@ -61,6 +61,11 @@ impl IsolationArgs {
         Err(advised(what, code::ERROR, Some(hint.to_owned())))
     }
 
+    /// Whether functions see their own files alone.
+    pub(super) fn hides_devices(&self) -> bool {
+        matches!(self.function_isolation, Some(Level::Full) | None)
+    }
+
     /// What this machine lacks of what peers will do by default, for the one who starts them.
     pub(super) fn missing(&self, memory_limited: bool) -> anyhow::Result<Vec<String>> {
         Ok(self.isolation()?.map(|isolation| isolation.missing(memory_limited)).unwrap_or_default())

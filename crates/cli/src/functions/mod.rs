@@ -1,6 +1,7 @@
 //! Flags about functions.
 
 mod compute;
+mod engine;
 mod isolation;
 mod remote;
 
@@ -17,9 +18,11 @@ use peerless_peer::{Compute, FunctionsConfig};
 use peerless_training::datasets;
 
 use self::compute::ComputeArg;
+pub(crate) use self::engine::EngineArgs;
 pub(crate) use self::isolation::{IsolationArgs, SANDBOX_COMMAND};
 use self::remote::RemoteArgs;
 use crate::output::label;
+use crate::prices::PriceArgs;
 
 /// The subcommand that a function's process runs.
 pub(crate) const FUNCTION_COMMAND: &str = "function";
@@ -35,6 +38,8 @@ pub(crate) struct FunctionArgs {
     /// after the other in one process that stays; see docs/topologies.md [default: functions]
     #[arg(long, value_name = "WHAT")]
     compute: Option<ComputeArg>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Most memory of a function, such as 512M or 2G; also decides on its CPU time, see --function-cpu
     /// [default: no limit]
     #[arg(long, value_name = "SIZE")]
@@ -107,7 +112,14 @@ impl FunctionArgs {
             config.time_limit = Duration::from_secs(seconds.into());
         }
         self.isolation.apply(&mut config)?;
+        self.engine.apply(&mut config);
         Ok(config)
+    }
+
+    /// Refuses flags that exclude each other, and an engine that is not there.
+    pub(crate) fn check(&self, prices: &PriceArgs) -> anyhow::Result<()> {
+        self.check_compute(prices)?;
+        self.engine.check(self.function_program.is_some(), &self.isolation)
     }
 
     /// Whether units are computed by another program, which may know models that this one does not.
@@ -133,6 +145,7 @@ impl FunctionArgs {
         if let Some(compute) = self.compute.and_then(|compute| compute.to_possible_value()) {
             flags.extend(["--compute".to_owned(), compute.get_name().to_owned()]);
         }
+        flags.extend(self.engine.flags());
         if let Some(Size(bytes)) = self.function_memory {
             flags.extend(["--function-memory".to_owned(), bytes.to_string()]);
         }
@@ -185,6 +198,8 @@ impl FromStr for Size {
 
 #[cfg(test)]
 mod tests {
+    use peerless_training::Engine;
+
     use super::*;
 
     #[test]
@@ -211,5 +226,15 @@ mod tests {
         let flags = given.for_peer(2);
         let all = "--functions 7 --function-memory 9 --function-timeout 3 --function-hedge off";
         assert_eq!(flags.join(" "), all);
+    }
+
+    #[test]
+    fn functions_and_further_peers_get_the_engine() {
+        let given = FunctionArgs { engine: EngineArgs::named(Engine::LibTorch), ..FunctionArgs::default() };
+        assert_eq!(given.for_peer(1_000_000).join(" "), "--functions 1 --engine libtorch");
+        let variable = (OsString::from("PEERLESS_FUNCTION_ENGINE"), OsString::from("libtorch"));
+        assert!(given.pool().unwrap().env.contains(&variable));
+        let others = FunctionArgs::default().pool().unwrap().env;
+        assert!(!others.iter().any(|(name, _)| *name == variable.0), "{others:?}");
     }
 }

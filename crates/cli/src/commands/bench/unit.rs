@@ -9,10 +9,11 @@ use std::{env, fs};
 use anyhow::ensure;
 use clap::Args;
 use peerless_functions::ALLOCATOR_SETTINGS;
-use peerless_training::{Model, UnitTimes, measured_cnn, ops, use_threads};
+use peerless_training::{Engine, Model, UnitTimes, measured_cnn, ops, use_threads};
 use serde::Serialize;
 
 use super::percentile;
+use crate::functions::EngineArgs;
 use crate::output::{self, Align, say, table};
 use crate::train::memory::peak_memory;
 
@@ -27,6 +28,8 @@ pub(crate) struct UnitArgs {
     /// Time for each of them, after a unit that is not counted
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     seconds: f64,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Write the result to stdout as JSON
     #[arg(long)]
     json: bool,
@@ -52,6 +55,7 @@ impl FromStr for Unit {
 
 #[derive(Debug, Serialize)]
 struct Report {
+    engine: &'static str,
     /// What a core reaches in a product of matrices.
     peak_gflops: f64,
     units: Vec<Measured>,
@@ -67,8 +71,8 @@ struct Measured {
     forward_ms: f64,
     backward_ms: f64,
     flatten_ms: f64,
-    /// Of the fastest unit, products alone counted.
-    gflops: f64,
+    /// Of the fastest unit, products alone counted; `None` for engines that do not count them.
+    gflops: Option<f64>,
     /// Largest resident set of the process while it was measured; 0 where the system does not say.
     peak_memory_bytes: u64,
     samples_ms: Vec<f64>,
@@ -76,13 +80,14 @@ struct Measured {
 
 pub(super) fn run(args: &UnitArgs) -> anyhow::Result<()> {
     ensure!(args.seconds > 0.0 && args.seconds <= 3600.0, "--seconds must be more than 0 and at most 3600");
+    let engine = args.engine.built_in()?.unwrap_or_default();
     with_the_allocator_of_functions();
     use_threads(1);
     let defaults = UNITS.iter().filter_map(|unit| unit.parse().ok()).collect();
     let units = if args.units.is_empty() { defaults } else { args.units.clone() };
     let budget = Duration::from_secs_f64(args.seconds);
-    let units = units.iter().map(|unit| measure(unit, budget)).collect::<anyhow::Result<_>>()?;
-    let report = Report { peak_gflops: ops::peak_gflops(), units };
+    let units = units.iter().map(|unit| measure(unit, engine, budget)).collect::<anyhow::Result<_>>()?;
+    let report = Report { engine: engine.name(), peak_gflops: ops::peak_gflops(), units };
     if args.json { output::json(&report) } else { output::data(&report.text()) }
 }
 
@@ -99,8 +104,9 @@ fn with_the_allocator_of_functions() {
     }
 }
 
-fn measure(unit: &Unit, budget: Duration) -> anyhow::Result<Measured> {
-    let mut model = if unit.model == "cnn-1.2m" { measured_cnn() } else { Model::named(&unit.model)? };
+fn measure(unit: &Unit, engine: Engine, budget: Duration) -> anyhow::Result<Measured> {
+    let model = if unit.model == "cnn-1.2m" { measured_cnn() } else { Model::named(&unit.model)? };
+    let mut model = model.on(engine)?;
     let values = model.initial_values(0)?;
     let pixels = unit.batch * model.info().input.iter().product::<usize>();
     // Any pattern does: no layer is faster for some values.
@@ -109,7 +115,8 @@ fn measure(unit: &Unit, budget: Duration) -> anyhow::Result<Measured> {
     let _ = fs::write("/proc/self/clear_refs", "5");
     let before = ops::multiply_adds();
     model.time_of_gradient(&values, images.clone())?;
-    let operations = 2 * (ops::multiply_adds() - before);
+    let counted = 2 * (ops::multiply_adds() - before);
+    let operations = Some(counted).filter(|_| engine == Engine::Flex);
     let (begin, mut times) = (Instant::now(), Vec::new());
     while begin.elapsed() < budget || times.len() < 3 {
         times.push(model.time_of_gradient(&values, images.clone())?);
@@ -125,7 +132,7 @@ fn measure(unit: &Unit, budget: Duration) -> anyhow::Result<Measured> {
         forward_ms: milliseconds(median.forward),
         backward_ms: milliseconds(median.backward),
         flatten_ms: milliseconds(median.flatten),
-        gflops: operations as f64 / fastest.total().as_secs_f64() / 1e9,
+        gflops: operations.map(|operations| operations as f64 / fastest.total().as_secs_f64() / 1e9),
         peak_memory_bytes: peak_memory(std::process::id()).unwrap_or_default(),
         samples_ms,
     })
@@ -141,14 +148,15 @@ impl Report {
         let row = |unit: &Measured| {
             let times = [unit.median_ms, unit.min_ms, unit.load_ms, unit.forward_ms, unit.backward_ms, unit.flatten_ms];
             let memory = format!("{} MB", unit.peak_memory_bytes / 1_000_000);
-            let speed = format!("{:.1}", unit.gflops);
+            let speed = unit.gflops.map_or_else(|| "-".to_owned(), |speed| format!("{speed:.1}"));
             [vec![unit.unit.clone()], times.map(number).to_vec(), vec![speed, memory]].concat()
         };
         let heads = ["median ms", "min ms", "load", "forward", "backward", "flatten", "GFLOP/s", "peak memory"];
         let columns: Vec<_> =
             [("unit", Align::Left)].into_iter().chain(heads.map(|head| (head, Align::Right))).collect();
         let rows: Vec<_> = self.units.iter().map(row).collect();
-        format!("{}\n\na product of matrices: {:.1} GFLOP/s", table(&columns, &rows), self.peak_gflops)
+        let peak = format!("engine {}; a product of matrices in flex: {:.1} GFLOP/s", self.engine, self.peak_gflops);
+        format!("{}\n\n{peak}", table(&columns, &rows))
     }
 }
 
@@ -168,10 +176,10 @@ mod tests {
     #[test]
     fn a_measured_unit_has_parts_that_make_up_its_time() {
         let unit = Unit { model: "lenet5".into(), batch: 2 };
-        let measured = measure(&unit, Duration::from_millis(1)).unwrap();
+        let measured = measure(&unit, Engine::Flex, Duration::from_millis(1)).unwrap();
         assert!(measured.samples_ms.len() >= 3 && measured.min_ms <= measured.median_ms);
-        assert!(measured.forward_ms > 0.0 && measured.backward_ms > 0.0 && measured.gflops > 0.0);
-        let report = Report { peak_gflops: 1.0, units: vec![measured] };
+        assert!(measured.forward_ms > 0.0 && measured.backward_ms > 0.0 && measured.gflops > Some(0.0));
+        let report = Report { engine: "flex", peak_gflops: 1.0, units: vec![measured] };
         assert!(report.text().contains("lenet5:2"));
     }
 }
