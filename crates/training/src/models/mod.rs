@@ -382,6 +382,7 @@ fn read(logits: Tensor<2>) -> Result<Vec<f32>, TrainingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::initial::{symmetric, words};
 
     #[test]
     fn an_unknown_model_is_refused_with_the_known_ones() {
