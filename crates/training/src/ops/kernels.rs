@@ -242,6 +242,7 @@ fn store<S: Simd, const VECTORS: usize>(simd: S, target: &mut [f32], values: [S:
 
 #[cfg(test)]
 mod tests {
+    use super::super::outer::{ROWS_PER_CHAIN, outer_products_on};
     use super::*;
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
@@ -284,6 +285,35 @@ mod tests {
                 let mut out = vec![f32::NAN; count * columns];
                 products(rows, &matrix, Some(&bias[..columns]), false, &mut out);
                 assert_eq!(out, expected, "{count} rows, {columns} columns, {arch:?}");
+            }
+        }
+    }
+
+    /// Images of one channel and 28 columns under a kernel of 3 rows and 5 columns.
+    #[test]
+    fn neighbouring_rows_with_few_columns_give_the_bits_of_the_definition() {
+        const WINDOW: [usize; 3] = [0, 32, 64];
+        let bases: Vec<usize> = (0..75).map(|row| row + row / 28 * 4).collect();
+        // No number more than the last row needs.
+        let (values, bias) = (numbers(bases[74] + 64 + 5, 1), numbers(9, 2));
+        let rows = Rows { values: &values, bases: &bases, offsets: &WINDOW, run: 5 };
+        for columns in 1..=9 {
+            let weights = numbers(15 * columns, 3);
+            let starts: Vec<usize> = (0..15).map(|term| term * columns).collect();
+            let at = |row: usize, term: usize| values[bases[row] + WINDOW[term / 5] + term % 5];
+            let chain = |row: usize, column: usize| {
+                (0..15).fold(bias[column], |sum, term| at(row, term).mul_add(weights[term * columns + column], sum))
+            };
+            let chains: Vec<f32> = (0..75 * columns).map(|at| chain(at / columns, at % columns)).collect();
+            for rectified in [false, true] {
+                let floor = |value: &f32| if rectified { value.max(0.0) } else { *value };
+                let expected: Vec<f32> = chains.iter().map(floor).collect();
+                for arch in archs() {
+                    let matrix = Packed::on(arch, &weights, &starts, columns, 1);
+                    let mut out = vec![f32::NAN; 75 * columns];
+                    products(rows, &matrix, Some(&bias[..columns]), rectified, &mut out);
+                    assert_eq!(out, expected, "{columns} columns, {arch:?}");
+                }
             }
         }
     }
