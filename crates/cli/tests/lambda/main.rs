@@ -159,12 +159,17 @@ fn every_invocation_in_lambdas_own_log_is_billed_and_no_other() {
 fn invocations_that_fail_are_billed_as_logged_and_count_as_waste() {
     let place = Workplace::for_training();
     let Some(lambda) = Lambda::start(&place) else { return };
-    let training = place.start(command(&place, &lambda.endpoint(), &["--peers", "2"]));
-    for steps in [8, 12, 16] {
+    // Units so long that environments are seldom idle; only then does an invocation die with its environment.
+    let long = ["--batch-size", "512"];
+    let training = place.start(command(&place, &lambda.endpoint(), &[&["--peers", "2"], &long[..]].concat()));
+    for steps in (8..56).step_by(4) {
         place.wait_for_steps("run", 2, steps);
+        if failed_attempts(&place) > 0 {
+            break;
+        }
         kill_environments();
     }
-    let summary = same_state(training, &RUN);
+    let summary = same_state(training, &[&RUN[..], &long].concat());
     assert!(summary["functions"]["failed"].as_u64() > Some(0), "{summary:#}");
     let (bill, _) = billed_as_logged(&place, &lambda);
     assert!(bill["wasted"]["failed"]["usd"].as_str() > Some(dollars(REQUEST).as_str()), "{bill:#}");
@@ -183,11 +188,21 @@ fn a_storm_of_refusals_costs_time_only() {
 
 /// Attempts that were refused, as the peer's ledger has them.
 fn throttled(place: &Workplace, peer: &str) -> u64 {
+    attempts(place, peer, |outcome| outcome == "throttled")
+}
+
+/// Attempts of both peers that were neither successful nor refused, as far as their ledgers have them.
+fn failed_attempts(place: &Workplace) -> u64 {
+    let failed = |outcome: &str| !["ok", "discarded", "throttled"].contains(&outcome);
+    ["1", "2"].map(|peer| attempts(place, peer, failed)).iter().sum()
+}
+
+fn attempts(place: &Workplace, peer: &str, counts: impl Fn(&str) -> bool) -> u64 {
     let ledger = Ledger::open_read_only(&ledger_path(&place.path().join("run/peers").join(peer))).unwrap();
-    let mut throttled = 0;
-    let mut count = |invocation: InvocationRecord| throttled += u64::from(invocation.outcome == "throttled");
+    let mut found = 0;
+    let mut count = |invocation: InvocationRecord| found += u64::from(counts(&invocation.outcome));
     ledger.visit_invocations(&mut count).unwrap();
-    throttled
+    found
 }
 
 #[test]
