@@ -1,8 +1,8 @@
 //! Products of rows of a channels-last image with a matrix, for any instruction set with the same bits.
 //!
-//! Like those in `outer.rs` they keep a tile of results in registers and let neighbouring lanes hold neighbouring *results*: every result is one
-//! chain of fused multiply-adds in the order of the definition. So the number of lanes, the sizes of blocks and the
-//! threads that share the work change the speed alone.
+//! Like those in `outer.rs` they keep a tile of results in registers and let neighbouring lanes hold neighbouring
+//! *results*: every result is one chain of fused multiply-adds in the order of the definition. So the number of lanes, the
+//! sizes of blocks and the threads that share the work change the speed alone.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
