@@ -121,7 +121,8 @@ fn without_prices_nothing_costs_anything_and_a_projection_still_has_a_bill() {
     assert_eq!(pico(&bill["total"]["total_usd"]), 0);
     assert!(bill["total"]["peer_h"].as_f64().unwrap() > 0.0, "{bill:#}");
     let projected = place.run(&["cost", "run", "--as", "lambda-arm64:1769", "--json"]).json();
-    assert!(pico(&projected["total"]["total_usd"]) > 100_000_000, "{projected:#}");
+    // What the calls alone cost, before any time: 280 at $0.2 a million.
+    assert!(pico(&projected["total"]["total_usd"]) > 56_000_000, "{projected:#}");
 }
 
 #[test]

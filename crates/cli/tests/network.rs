@@ -118,8 +118,9 @@ fn one_peer_that_is_cut_off_again_and_again_ends_with_the_same_state() {
     finish(&place, peers, &RUN);
 }
 
-/// Few rounds that take about as long as the state takes over a slow link.
-const SLOW_ROUNDS: [&str; 6] = ["--rounds", "6", "--batch-size", "800", "--evaluate-every", "100"];
+/// Rounds that together take several times as long as the state takes over a slow link, on a fast machine too, where a
+/// peer that waits for nobody may need a tenth of a second for each.
+const SLOW_ROUNDS: [&str; 6] = ["--rounds", "24", "--batch-size", "800", "--evaluate-every", "100"];
 
 /// Bytes that a peer's port has received.
 fn received(network: &Network, peer: usize) -> u64 {
