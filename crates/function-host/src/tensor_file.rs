@@ -67,12 +67,13 @@ fn partial(path: &Path) -> PathBuf {
 fn write_elements(path: &Path, values: &[f32]) -> io::Result<Digest> {
     let mut file = File::create(path)?;
     let mut hasher = blake3::Hasher::new();
-    let mut buffer = Vec::with_capacity(CHUNK);
+    let mut words = vec![0_u32; (CHUNK / 4).min(values.len())];
     for values in values.chunks(CHUNK / 4) {
-        buffer.clear();
-        buffer.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        hasher.update(&buffer);
-        file.write_all(&buffer)?;
+        let words = &mut words[..values.len()];
+        words.iter_mut().zip(values).for_each(|(word, value)| *word = value.to_bits().to_le());
+        let bytes = bytemuck::cast_slice(words);
+        hasher.update(bytes);
+        file.write_all(bytes)?;
     }
     Ok(Digest(*hasher.finalize().as_bytes()))
 }

@@ -223,13 +223,16 @@ fn pools() -> Vec<MaxPool2d> {
         MaxPool2dConfig::new([3, 3]).with_strides([2, 2]).with_ceil_mode(true).init(),
         MaxPool2dConfig::new([2, 3]).with_strides([1, 3]).with_padding(padded(1)).with_ceil_mode(true).init(),
         MaxPool2dConfig::new([2, 2]).with_strides([3, 1]).with_dilation([2, 3]).init(),
+        MaxPool2dConfig::new([2, 1]).with_strides([3, 2]).with_padding(padded(1)).init(),
     ]
 }
 
 #[test]
 fn largest_values_and_their_gradients_are_the_librarys_own() {
     for pool in pools() {
-        for shape in [[2, 3, 9, 7], [1, 17, 8, 8], [3, 1, 5, 12]] {
+        for shape in
+            [[2, 3, 9, 7], [1, 17, 8, 8], [3, 1, 5, 12], [2, 6, 8, 6], [2, 8, 4, 5], [1, 11, 7, 9], [2, 16, 6, 4]]
+        {
             // Without equal values, whose gradient goes to one of them.
             let input = tensor(&numbers(shape.iter().product(), 9), shape).require_grad();
             let expected = pool.forward(input.clone());

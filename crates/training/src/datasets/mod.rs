@@ -272,8 +272,11 @@ impl Dataset {
 
     fn normalise(&self, pixels: &[u8]) -> Vec<f32> {
         let [_, height, width] = self.info.shape;
-        let planes = pixels.chunks((height * width).max(1)).zip(self.normalised.iter().cycle());
-        planes.flat_map(|(plane, values)| plane.iter().map(|&pixel| values[usize::from(pixel)])).collect()
+        let mut normalised = Vec::with_capacity(pixels.len());
+        for (plane, values) in pixels.chunks((height * width).max(1)).zip(self.normalised.iter().cycle()) {
+            normalised.extend(plane.iter().map(|&pixel| values[usize::from(pixel)]));
+        }
+        normalised
     }
 }
 

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::geometry::{Padded, Phase, Shape, Window, phases};
-use super::kernels::{Packed, Rows, products};
+use super::kernels::{Packed, Rows, products, vectors};
 use super::outer::{OuterProducts, outer_products};
+use super::vectorised::vectorised;
 
 /// Fewer channels than this are cheaper to share out than to gather.
 const FEW_CHANNELS: usize = 16;
@@ -65,23 +66,40 @@ impl Convolution {
     pub(super) fn weight_gradient(&self, images: &[f32], gradient: &[f32]) -> Vec<f32> {
         let padded = Padded::new(images, self.input, self.window.padding);
         let [_, height, width, outputs] = self.output();
-        let bases = padded.bases([height, width], self.window.stride);
         let [rows, columns] = self.places();
+        let (kernel, stride) = (self.window.kernel, self.window.stride);
+        if self.has_short_runs(padded.runs(&rows, &columns).run) {
+            let stacked = padded.stacked(&rows, height, stride[0]);
+            let bases = stacked.bases([height, width], [1, stride[1]]);
+            let runs = stacked.runs(&[0], &columns);
+            let sums = outer_products(stacked.rows(&bases, &runs), gradient, outputs);
+            return self.in_order_of_weights(&sums, |place| place % kernel[0] * kernel[1] + place / kernel[0]);
+        }
+        let bases = padded.bases([height, width], stride);
         let runs = padded.runs(&rows, &columns);
         let sums = outer_products(padded.rows(&bases, &runs), gradient, outputs);
-        self.in_order_of_weights(&sums)
+        self.in_order_of_weights(&sums, |place| place)
     }
 
-    /// Sums in the order of a window's numbers, channels last, in that of the weights.
-    fn in_order_of_weights(&self, sums: &OuterProducts) -> Vec<f32> {
+    /// Whether vectors of one row of a window are so empty that it is worth the copy to stack the rows: whether at most
+    /// half as many vectors have all of a window.
+    fn has_short_runs(&self, run: usize) -> bool {
+        let window = self.input[3] * self.window.kernel.iter().product::<usize>();
+        2 * vectors(window) <= window / run * vectors(run)
+    }
+
+    /// Sums in the order of a window's numbers, channels last, in that of the weights. `place_of` says which place of the
+    /// kernel the numbers of all channels belong to that are so many before them.
+    fn in_order_of_weights(&self, sums: &OuterProducts, place_of: impl Fn(usize) -> usize) -> Vec<f32> {
         let [height, width] = self.window.kernel;
         let (channels, places) = (self.input[3], height * width);
+        let place_of: Vec<usize> = (0..places).map(place_of).collect();
         let mut out = vec![0.0; self.outputs * channels * places];
         sums.each(|output, first, sums| {
             let out = &mut out[output * channels * places..];
             let (mut channel, mut place) = (first % channels, first / channels);
             for sum in sums {
-                out[channel * places + place] = *sum;
+                out[channel * places + place_of[place]] = *sum;
                 channel += 1;
                 if channel == channels {
                     (channel, place) = (0, place + 1);
@@ -113,17 +131,23 @@ impl Convolution {
         let starts: Vec<usize> = (0..bases.len()).map(|row| row * self.outputs).collect();
         let mut out = vec![0.0; self.input.iter().product()];
         let images = out.par_chunks_mut(height * width * channels);
-        images.zip(gradient.par_chunks(bases.len() * self.outputs)).for_each(|(out, gradient)| {
-            let mut shares = vec![0.0; bases.len() * window];
+        let images = images.zip(gradient.par_chunks(bases.len() * self.outputs));
+        let room = || (vec![0.0; bases.len() * window], blank.clone());
+        images.for_each_init(room, |(shares, sums), (out, gradient)| {
             let rows = Rows { values: gradient, bases: &starts, offsets: &[0], run: self.outputs };
-            products(rows, &matrix, None, false, &mut shares);
-            let mut sums = blank.clone();
-            for (base, shares) in bases.iter().zip(shares.chunks_exact(window)) {
-                for (offset, shares) in runs.offsets.iter().zip(shares.chunks_exact(runs.run)) {
-                    let sums = &mut sums[base + offset..][..runs.run];
-                    sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share);
-                }
-            }
+            products(rows, &matrix, None, false, shares);
+            sums.fill(0.0);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (base, shares) in bases.iter().zip(shares.chunks_exact(window)) {
+                        for (offset, shares) in runs.offsets.iter().zip(shares.chunks_exact(runs.run)) {
+                            let sums = &mut sums[base + offset..][..runs.run];
+                            sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share);
+                        }
+                    }
+                },
+            );
             for (row, out) in out.chunks_exact_mut(width * channels).enumerate() {
                 out.copy_from_slice(&sums[padded.at([row + top, left])..][..width * channels]);
             }

@@ -73,6 +73,28 @@ impl<'a> Padded<'a> {
         (row * self.shape[2] + column) * self.shape[3]
     }
 
+    /// Images with a row for each of `count` rows of windows, `stride` apart, and all that a window has in a column, its
+    /// places being `rows`, as channels of that column: a window is one run of numbers then, column by column.
+    pub(super) fn stacked(&self, rows: &[usize], count: usize, stride: usize) -> Padded<'static> {
+        let [batch, height, width, channels] = self.shape;
+        let shape = [batch, count, width, rows.len() * channels];
+        let mut values = vec![0.0; shape.iter().product()];
+        let mut targets = values.chunks_exact_mut((width * shape[3]).max(1));
+        for image in self.values.chunks_exact((height * width * channels).max(1)) {
+            for (first, target) in (0..count).map(|row| row * stride).zip(&mut targets) {
+                for (index, row) in rows.iter().enumerate() {
+                    for channel in 0..channels {
+                        // Number by number: with few channels, for which this is, a copy of all is a call for each.
+                        let source = image[(first + row) * width * channels + channel..].iter().step_by(channels);
+                        let target = target[index * channels + channel..].iter_mut().step_by(shape[3]);
+                        target.zip(source).for_each(|(target, source)| *target = *source);
+                    }
+                }
+            }
+        }
+        Padded { values: values.into(), shape }
+    }
+
     /// Where each window begins: `count` windows per image, `stride` apart.
     pub(super) fn bases(&self, count: [usize; 2], stride: [usize; 2]) -> Vec<usize> {
         let image = self.at([self.shape[1], 0]);

@@ -57,6 +57,12 @@ impl TileShape {
     }
 }
 
+/// Vectors that so many numbers fill.
+pub(super) fn vectors(numbers: usize) -> usize {
+    let (lanes, _) = Arch::new().dispatch(Registers);
+    numbers.div_ceil(lanes)
+}
+
 /// Numbers of a vector, and vectors of the widest tile.
 struct Registers;
 
@@ -91,22 +97,22 @@ impl Packed {
     }
 }
 
-/// `out[r][c] = bias[c] + sum over i of rows[r][i] * matrix[i][c]`, with i rising, or its positive part. Without a
-/// bias, `out` begins as zeros.
+/// `out[r][c] = bias[c] + sum over i of rows[r][i] * matrix[i][c]`, with i rising, or its positive part. No bias is one
+/// of zeros. What `out` was does not matter.
 pub(super) fn products(rows: Rows<'_>, matrix: &Packed, bias: Option<&[f32]>, rectified: bool, out: &mut [f32]) {
     let columns = matrix.columns;
     let arch = matrix.arch;
     super::work::add(rows.bases.len() * rows.length() * columns);
+    let mut begin = vec![0.0; columns.next_multiple_of(matrix.shape.width)];
+    begin[..columns].copy_from_slice(bias.unwrap_or(&vec![0.0; columns]));
     let pieces = out.par_chunks_mut(ROWS_PER_PIECE * columns).zip(rows.bases.par_chunks(ROWS_PER_PIECE));
     pieces.for_each(|(out, bases)| {
-        if let Some(bias) = bias {
-            out.chunks_exact_mut(columns).for_each(|row| row.copy_from_slice(bias));
-        }
         let rows = Rows { bases, ..rows };
         if narrow::suits(rows, columns, matrix.shape.width) {
-            arch.dispatch(Narrow { rows, matrix: &matrix.values, width: matrix.shape.width, columns, out });
+            let (begin, width) = (&begin[..columns], matrix.shape.width);
+            arch.dispatch(Narrow { rows, matrix: &matrix.values, width, begin, out });
         } else {
-            arch.dispatch(Products { rows, matrix, out });
+            arch.dispatch(Products { rows, matrix, begin: &begin, out });
         }
         if rectified {
             vectorised(
@@ -120,6 +126,8 @@ pub(super) fn products(rows: Rows<'_>, matrix: &Packed, bias: Option<&[f32]>, re
 struct Products<'a> {
     rows: Rows<'a>,
     matrix: &'a Packed,
+    /// What the sums of each column begin with, as wide as the matrix' blocks.
+    begin: &'a [f32],
     out: &'a mut [f32],
 }
 
@@ -147,23 +155,28 @@ impl Products<'_> {
         let (vectors, _) = vectors.as_chunks::<VECTORS>();
         for (block, vectors) in vectors.chunks_exact(rows.length()).enumerate() {
             let first = block * VECTORS * S::F32_LANES;
+            let mut is_first = true;
             // Several runs, or a part of one.
             let runs = (TERMS_PER_BLOCK / rows.run).max(1);
             for (offsets, vectors) in rows.offsets.chunks(runs).zip(vectors.chunks(runs * rows.run)) {
                 let terms = if runs > 1 { vectors.len() } else { TERMS_PER_BLOCK };
                 for (part, vectors) in vectors.chunks(terms).enumerate() {
-                    self.add::<S, ROWS, VECTORS>(simd, first, offsets, part * terms, vectors);
+                    let begin = is_first.then(|| load(simd, &self.begin[first..][..VECTORS * S::F32_LANES]));
+                    self.add::<S, ROWS, VECTORS>(simd, first, begin, offsets, part * terms, vectors);
+                    is_first = false;
                 }
             }
         }
     }
 
-    /// Adds the products of the runs at `offsets`, from their term `skipped` on, to the tiles of columns from `first` on.
+    /// Adds the products of the runs at `offsets`, from their term `skipped` on, to what the columns from `first` on begin
+    /// with, if this is the begin, or to what they are so far.
     #[inline(always)]
     fn add<S: Simd, const ROWS: usize, const VECTORS: usize>(
         &mut self,
         simd: S,
         first: usize,
+        begin: Option<[S::f32s; VECTORS]>,
         offsets: &[usize],
         skipped: usize,
         vectors: &[[S::f32s; VECTORS]],
@@ -173,8 +186,12 @@ impl Products<'_> {
         let run = vectors.len() / offsets.len();
         for (bases, out) in self.rows.bases.chunks(ROWS).zip(self.out.chunks_mut(ROWS * columns)) {
             let mut tile = [[simd.splat_f32s(0.0); VECTORS]; ROWS];
-            for (tile, out) in tile.iter_mut().zip(out.chunks_exact(columns)) {
-                *tile = load(simd, &out[first..last]);
+            match begin {
+                Some(begin) => tile = [begin; ROWS],
+                None => tile.iter_mut().zip(out.chunks_exact(columns)).for_each(
+                    #[inline(always)]
+                    |(tile, out)| *tile = load(simd, &out[first..last]),
+                ),
             }
             // Rows that a last tile lacks are those of its first row, and not kept.
             let mut starts = [bases[0]; ROWS];
@@ -335,27 +352,38 @@ mod tests {
     #[test]
     fn sums_over_rows_are_chains_added_in_order_with_every_instruction_set() {
         let count = 2 * ROWS_PER_CHAIN + 31;
-        let (values, bases) = (numbers(8_000, 4), bases(count));
-        let rows = Rows { values: &values, bases: &bases, offsets: &OFFSETS, run: RUN };
-        for columns in [1, 5, 17] {
-            let others = numbers(count * columns, 5);
-            let at = |row: usize, term: usize| values[bases[row] + OFFSETS[term / RUN] + term % RUN];
-            let sum = |term: usize, column: usize| {
-                let rows: Vec<usize> = (0..count).collect();
-                rows.chunks(ROWS_PER_CHAIN).fold(0.0, |total, rows| {
-                    total
-                        + rows.iter().fold(0.0, |sum, &row| others[row * columns + column].mul_add(at(row, term), sum))
-                })
-            };
-            for arch in archs() {
-                let mut seen = 0;
-                outer_products_on(arch, rows, &others, columns).each(|column, first, sums| {
-                    for (index, found) in sums.iter().enumerate() {
-                        assert_eq!(*found, sum(first + index, column), "{columns} columns, {arch:?}");
-                        seen += 1;
-                    }
-                });
-                assert_eq!(seen, columns * rows.length());
+        let bases = bases(count);
+        // Short runs are joined: some with AVX-512 alone, some with AVX2 as well.
+        for (offsets, run) in
+            [(&OFFSETS[..], RUN), (&[0, 6, 12, 20, 31], 5), (&[0, 8, 19], 3), (&[2, 40], 40), (&[7], 1)]
+        {
+            // No number more than the last row needs.
+            let values = numbers(bases[count - 1] + offsets[offsets.len() - 1] + run, 4);
+            let rows = Rows { values: &values, bases: &bases, offsets, run };
+            for columns in [1, 5, 17] {
+                let others = numbers(count * columns, 5);
+                let at = |row: usize, term: usize| values[bases[row] + offsets[term / run] + term % run];
+                let sum = |term: usize, column: usize| {
+                    let rows: Vec<usize> = (0..count).collect();
+                    let chain = |rows: &[usize]| {
+                        rows.iter().fold(0.0, |sum, &row| others[row * columns + column].mul_add(at(row, term), sum))
+                    };
+                    rows.chunks(ROWS_PER_CHAIN).fold(0.0, |total, rows| total + chain(rows))
+                };
+                for arch in archs() {
+                    let mut seen = 0;
+                    outer_products_on(arch, rows, &others, columns).each(|column, first, sums| {
+                        for (index, found) in sums.iter().enumerate() {
+                            assert_eq!(
+                                *found,
+                                sum(first + index, column),
+                                "runs of {run}, {columns} columns, {arch:?}"
+                            );
+                            seen += 1;
+                        }
+                    });
+                    assert_eq!(seen, columns * rows.length());
+                }
             }
         }
     }

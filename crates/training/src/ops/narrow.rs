@@ -18,13 +18,13 @@ pub(super) fn suits(rows: Rows<'_>, columns: usize, width: usize) -> bool {
     columns <= MOST_COLUMNS && width >= MOST_COLUMNS && rows.bases.len() > 1 && 2 * neighbours() >= rows.bases.len()
 }
 
-/// Adds the products to `out`, rows of so many columns. The matrix has rows of `width` numbers, at least `MOST_COLUMNS`
+/// Puts the products, added to what each column begins with, into `out`. The matrix has rows of `width` numbers, at least `MOST_COLUMNS`
 /// with zeros behind the last column.
 pub(super) struct Narrow<'a> {
     pub(super) rows: Rows<'a>,
     pub(super) matrix: &'a [f32],
     pub(super) width: usize,
-    pub(super) columns: usize,
+    pub(super) begin: &'a [f32],
     pub(super) out: &'a mut [f32],
 }
 
@@ -33,7 +33,7 @@ impl WithSimd for Narrow<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        match self.columns {
+        match self.begin.len() {
             0..=2 => self.groups::<S, 2>(simd),
             3..=4 => self.groups::<S, 4>(simd),
             5..=6 => self.groups::<S, 6>(simd),
@@ -45,15 +45,16 @@ impl WithSimd for Narrow<'_> {
 impl Narrow<'_> {
     #[inline(always)]
     fn groups<S: Simd, const COLUMNS: usize>(self, simd: S) {
-        let Self { rows, matrix, width, columns, mut out } = self;
+        let Self { rows, matrix, width, begin, mut out } = self;
+        let columns = begin.len();
+        let mut first = [simd.splat_f32s(0.0); COLUMNS];
+        first.iter_mut().zip(begin).for_each(|(tile, begin)| *tile = simd.splat_f32s(*begin));
         let mut bases = rows.bases;
         while let Some(&base) = bases.first() {
             let neighbours = bases.iter().zip(base..).take(S::F32_LANES);
             let count = neighbours.take_while(|(base, expected)| *base == expected).count();
             let (group, rest) = out.split_at_mut(count * columns);
-            let mut tile = [simd.splat_f32s(0.0); COLUMNS];
-            transpose(group, columns, bytemuck::cast_slice_mut(&mut tile), S::F32_LANES);
-            tile = add::<S, COLUMNS>(simd, Rows { bases: &bases[..1], ..rows }, matrix, width, tile);
+            let tile = add::<S, COLUMNS>(simd, Rows { bases: &bases[..1], ..rows }, matrix, width, first);
             let found: &[f32] = bytemuck::cast_slice(&tile);
             for (row, out) in group.chunks_exact_mut(columns).enumerate() {
                 for (column, out) in out.iter_mut().enumerate() {
@@ -61,16 +62,6 @@ impl Narrow<'_> {
                 }
             }
             (bases, out) = (&bases[count..], rest);
-        }
-    }
-}
-
-/// Rows of so many columns to columns that are `stride` apart.
-#[inline(always)]
-fn transpose(rows: &[f32], columns: usize, out: &mut [f32], stride: usize) {
-    for (row, values) in rows.chunks_exact(columns).enumerate() {
-        for (column, value) in values.iter().enumerate() {
-            out[column * stride + row] = *value;
         }
     }
 }

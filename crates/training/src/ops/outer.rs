@@ -96,8 +96,17 @@ impl Outer<'_> {
         let (out, _) = S::as_mut_simd_f32s(out);
         let (out, _) = out.as_chunks_mut::<VECTORS>();
         for (bases, others) in rows.bases.chunks(ROWS_PER_CHAIN).zip(others.chunks(ROWS_PER_CHAIN * columns)) {
-            for (panel, base) in panel.iter_mut().zip(bases) {
-                *panel = load_wide(simd, &rows.values[base + start..], numbers);
+            let wide = start + VECTORS * S::F32_LANES;
+            // Whole vectors, with what happens to be behind the numbers, wherever there is enough: to load a part of a
+            // vector takes longer, and results of lanes behind the last number are not used.
+            if bases.iter().all(|base| base + wide <= rows.values.len()) {
+                for (panel, base) in panel.iter_mut().zip(bases) {
+                    *panel = load(simd, &rows.values[base + start..base + wide]);
+                }
+            } else {
+                for (panel, base) in panel.iter_mut().zip(bases) {
+                    *panel = load(simd, &rows.values[base + start..][..numbers]);
+                }
             }
             let panel = &panel[..bases.len()];
             let mut first = 0;
@@ -140,14 +149,4 @@ fn chain<S: Simd, const COLUMNS: usize, const VECTORS: usize>(
         }
     }
     COLUMNS
-}
-
-/// The first numbers of a tile's width, and what happens to be behind them: to load a part of a vector takes longer, and
-/// results of lanes behind the last number are not used.
-#[inline(always)]
-fn load_wide<S: Simd, const VECTORS: usize>(simd: S, values: &[f32], numbers: usize) -> [S::f32s; VECTORS] {
-    match values.get(..VECTORS * S::F32_LANES) {
-        Some(values) => load(simd, values),
-        None => load(simd, &values[..numbers]),
-    }
 }

@@ -45,6 +45,12 @@ impl MaxPool {
         (0..kernel[axis]).map(place).collect()
     }
 
+    /// Whether no number is in two windows, and those of a window are neighbours.
+    fn apart(&self) -> bool {
+        let Window { kernel, stride, dilation, .. } = self.window;
+        dilation == [1, 1] && stride[0] >= kernel[0] && stride[1] >= kernel[1]
+    }
+
     /// Calls `visit(place, result, source, count)` for each run of results in a row and a place of their windows: from
     /// which result and which position in the image on, in numbers.
     #[inline(always)]
@@ -63,6 +69,36 @@ impl MaxPool {
         }
     }
 
+    /// The results of an image whose channels fit into so many lanes, one after the other.
+    #[inline(always)]
+    fn largest_in_lanes<const LANES: usize>(
+        &self,
+        image: &[f32],
+        [_, height, width, channels]: Shape,
+        out: &mut [f32],
+        places: &mut [u32],
+    ) {
+        let (rows, columns) = (self.inside(0, height), self.inside(1, width));
+        let (least, nowhere) = (out[0], places[0]);
+        for row in 0..self.output[0] {
+            for column in 0..self.output[1] {
+                let (mut largest, mut kept) = ([least; LANES], [nowhere; LANES]);
+                for (down, source) in rows.iter().enumerate() {
+                    let Some(y) = source.at_result(row, self.window.stride[0]) else { continue };
+                    for (right, source) in columns.iter().enumerate() {
+                        let Some(x) = source.at_result(column, self.window.stride[1]) else { continue };
+                        let values: [f32; LANES] = lanes(&image[(y * width + x) * channels..]);
+                        let place = (down * columns.len() + right) as u32;
+                        keep_larger(&mut largest, &mut kept, &values, place);
+                    }
+                }
+                let result = (row * self.output[1] + column) * channels;
+                put(&mut out[result..], largest, channels);
+                put(&mut places[result..], kept, channels);
+            }
+        }
+    }
+
     pub(super) fn forward(self, images: &[f32], input: Shape) -> (Vec<f32>, Pooled) {
         let [batch, height, width, channels] = input;
         let size = self.output[0] * self.output[1] * channels;
@@ -74,8 +110,10 @@ impl MaxPool {
         pieces.zip(images.par_chunks(height * width * channels)).for_each(|((out, places), image)| {
             vectorised(
                 #[inline(always)]
-                || {
-                    self.visit(
+                || match channels {
+                    1..=8 => self.largest_in_lanes::<8>(image, input, out, places),
+                    9..=16 => self.largest_in_lanes::<16>(image, input, out, places),
+                    _ => self.visit(
                         input,
                         #[inline(always)]
                         |place, result, source, count| {
@@ -86,7 +124,7 @@ impl MaxPool {
                                 keep_larger(out, places, &values[..channels], place);
                             }
                         },
-                    );
+                    ),
                 },
             );
         });
@@ -99,6 +137,35 @@ struct Inside {
     first: usize,
     count: usize,
     at: usize,
+}
+
+impl Inside {
+    /// Where the place is for this result, if it is within the image.
+    #[inline(always)]
+    fn at_result(&self, result: usize, stride: usize) -> Option<usize> {
+        let step = result.checked_sub(self.first)?;
+        (step < self.count).then(|| self.at + step * stride)
+    }
+}
+
+/// The first numbers, with what happens to be behind them.
+#[inline(always)]
+fn lanes<T: Copy + Default, const LANES: usize>(values: &[T]) -> [T; LANES] {
+    if let Some(lanes) = values.first_chunk() {
+        return *lanes;
+    }
+    let mut lanes = [T::default(); LANES];
+    lanes[..values.len()].copy_from_slice(values);
+    lanes
+}
+
+/// Puts numbers of all lanes where only `count` belong, if there is room: what follows is put later.
+#[inline(always)]
+fn put<T: Copy, const LANES: usize>(target: &mut [T], lanes: [T; LANES], count: usize) {
+    match target.first_chunk_mut() {
+        Some(target) => *target = lanes,
+        None => target[..count].copy_from_slice(&lanes[..count]),
+    }
 }
 
 /// The first of several largest is kept, and what is not a number is larger than all.
@@ -133,8 +200,10 @@ impl Pooled {
             |((out, gradient), places)| {
                 vectorised(
                     #[inline(always)]
-                    || {
-                        self.pool.visit(
+                    || match channels {
+                        1..=8 if self.pool.apart() => self.share_in_lanes::<8>(gradient, places, out),
+                        9..=16 if self.pool.apart() => self.share_in_lanes::<16>(gradient, places, out),
+                        _ => self.pool.visit(
                             self.input,
                             #[inline(always)]
                             |place, result, source, count| {
@@ -145,12 +214,37 @@ impl Pooled {
                                     add_where(&mut out[..channels], gradient, places, place);
                                 }
                             },
-                        );
+                        ),
                     },
                 );
             },
         );
         out
+    }
+
+    /// The gradient at an image whose channels fit into so many lanes, with windows that share nothing: each number is
+    /// put once, in the order of the image, and those behind a pixel's channels are zeros until theirs are put.
+    #[inline(always)]
+    fn share_in_lanes<const LANES: usize>(&self, gradient: &[f32], places: &[u32], out: &mut [f32]) {
+        let ([_, height, width, channels], pool) = (self.input, &self.pool);
+        let (rows, columns) = (pool.inside(0, height), pool.inside(1, width));
+        for row in 0..pool.output[0] {
+            for (down, source) in rows.iter().enumerate() {
+                let Some(y) = source.at_result(row, pool.window.stride[0]) else { continue };
+                for column in 0..pool.output[1] {
+                    let result = (row * pool.output[1] + column) * channels;
+                    let mut gradient: [f32; LANES] = lanes(&gradient[result..]);
+                    gradient[channels..].fill(0.0);
+                    let kept: [u32; LANES] = lanes(&places[result..]);
+                    for (right, source) in columns.iter().enumerate() {
+                        let Some(x) = source.at_result(column, pool.window.stride[1]) else { continue };
+                        let mut shared = [0.0; LANES];
+                        add_where(&mut shared, &gradient, &kept, (down * columns.len() + right) as u32);
+                        put(&mut out[(y * width + x) * channels..], shared, channels);
+                    }
+                }
+            }
+        }
     }
 }
 
