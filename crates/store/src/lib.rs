@@ -39,4 +39,6 @@ pub use store::{Advanced, Opened, Resumed, STORE_FORMAT, Store, StoreError, chec
 pub use sums::{Cover, GradientFiles, Part, RoundSums, SumsError, UnitGradients};
 #[cfg(feature = "redis")]
 pub use sums::{OnChange, RedisGradients, RedisOutput, RedisOutputError, RedisOutputs, RedisState, check_redis};
-pub use tensors::{DEFAULT_KEPT_STATES, KeptFile, StateFile, StateImport, StoredState, TensorError, TensorStore};
+pub use tensors::{
+    DEFAULT_KEPT_STATES, KeptFile, Outputs, StateFile, StateImport, StoredState, TensorError, TensorStore,
+};

@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use peerless_protocol::function::{Place, TensorRef};
 use peerless_protocol::{Digest, RunSpec, StateRef};
@@ -150,12 +151,45 @@ impl KeptFile {
     }
 }
 
+/// The folder that functions write to, and names in it. Copies share the names, so that a function can be started while
+/// the store is busy.
+#[derive(Debug, Clone)]
+pub struct Outputs {
+    directory: PathBuf,
+    next_name: Arc<AtomicU64>,
+}
+
+impl Outputs {
+    fn new(directory: PathBuf) -> Self {
+        Self { directory, next_name: Arc::default() }
+    }
+
+    /// The folder.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A path of its own for one invocation to write unit `unit` of round `round` to.
+    pub fn of_unit(&self, round: u64, unit: u32) -> PathBuf {
+        self.directory.join(format!("r{round}-u{unit}-{}.f32", self.next()))
+    }
+
+    /// A path of its own for one invocation to write the initial parameters to.
+    pub fn of_initial_parameters(&self) -> PathBuf {
+        self.directory.join(format!("initial-{}.f32", self.next()))
+    }
+
+    fn next(&self) -> u64 {
+        self.next_name.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
 /// The tensor files of one peer.
 #[derive(Debug)]
 pub struct TensorStore {
     spec: RunSpec,
     states: PathBuf,
-    outputs: PathBuf,
+    outputs: Outputs,
     /// Oldest first.
     kept: VecDeque<Kept>,
     keep: usize,
@@ -185,7 +219,7 @@ impl TensorStore {
         let mut store = Self {
             spec: spec.clone(),
             states,
-            outputs,
+            outputs: Outputs::new(outputs),
             kept: VecDeque::new(),
             keep: keep.max(1),
             next_name: 0,
@@ -349,21 +383,9 @@ impl TensorStore {
         &self.states
     }
 
-    /// The folder that functions write to.
-    pub fn outputs_directory(&self) -> &Path {
+    /// Where functions write to.
+    pub fn outputs(&self) -> &Outputs {
         &self.outputs
-    }
-
-    /// A path of its own for one invocation to write unit `unit` of round `round` to.
-    pub fn unit_output(&mut self, round: u64, unit: u32) -> PathBuf {
-        self.next_name += 1;
-        self.outputs.join(format!("r{round}-u{unit}-{}.f32", self.next_name))
-    }
-
-    /// A path of its own for one invocation to write the initial parameters to.
-    pub fn initial_output(&mut self) -> PathBuf {
-        self.next_name += 1;
-        self.outputs.join(format!("initial-{}.f32", self.next_name))
     }
 
     /// Removes what functions wrote for rounds before `round`, late and unreported outputs too, and
@@ -372,7 +394,7 @@ impl TensorStore {
     /// # Errors
     /// [`TensorError::File`].
     pub fn remove_outputs_before(&mut self, round: u64) -> Result<(), TensorError> {
-        for path in files::list(&self.outputs)? {
+        for path in files::list(&self.outputs.directory)? {
             if round_of_output(&path).is_none_or(|of| of < round) {
                 files::remove(&path)?;
             }

@@ -56,9 +56,9 @@ impl Units {
         // as a member, which must not wait for others then. The bits do not depend on it.
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let _ = peerless_training::use_threads(threads);
-        let (mut tensors, _) = TensorStore::open(directory.path(), spec, 1)?;
+        let (tensors, _) = TensorStore::open(directory.path(), spec, 1)?;
         let mut host = Host::new(Options { threads, ..Options::default() });
-        let (start, format) = initial(spec, &mut host, &tensors.initial_output())?;
+        let (start, format) = initial(spec, &mut host, &tensors.outputs().of_initial_parameters())?;
         let sums = RoundSums::new(format, u64::MAX);
         let units =
             Self { spec: spec.clone(), tensors, sums, host, invocations: 1, current: None, _directory: directory };
@@ -132,7 +132,7 @@ impl Units {
             units.iter().filter(|unit| *unit < plan.total() && !current.tallies.contains_key(unit)).collect();
         for unit in missing {
             self.invocations += 1;
-            let output = self.tensors.unit_output(round, unit);
+            let output = self.tensors.outputs().of_unit(round, unit);
             let work = Work::Unit {
                 round,
                 unit,

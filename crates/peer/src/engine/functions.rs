@@ -128,7 +128,7 @@ impl Functions {
     ) -> Result<Option<peerless_protocol::Tally>, String> {
         let from: StateRef = state.reference;
         let text = |error: &dyn std::fmt::Display| error.to_string();
-        let output = storage.run(move |worker| worker.unit_output(from.round, unit)).await.map_err(|e| text(&e))?;
+        let output = storage.unit_output(from.round, unit);
         let work = Work::Unit {
             round: from.round,
             unit,

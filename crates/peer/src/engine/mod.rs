@@ -94,7 +94,7 @@ async fn run_opened(
     );
     let spec = options.run.spec().clone();
     let temporary = temporary_directory(directory);
-    options.allow(store.tensors.states_directory(), store.tensors.outputs_directory(), &temporary);
+    options.allow(store.tensors.states_directory(), store.tensors.outputs().directory(), &temporary);
     options.keep_warm();
     let database = gradients::Database::new(&options, identity.peer_id())?;
     let Platforms { platform, names, data_path } = platforms(&options, &identity.peer_id(), &database).await?;
@@ -109,7 +109,7 @@ async fn run_opened(
     }
     let journal = Journal::open(directory, accounts.tariff())?;
     let functions = Arc::new(Functions::new(platform, data_path, spec.clone(), identity.peer_id(), accounts.clone()));
-    let output = store.tensors.initial_output();
+    let output = store.tensors.outputs().of_initial_parameters();
     let prepared = tokio::select! {
         biased;
         () = accounts.until_used_up() => None,

@@ -11,8 +11,8 @@ use peerless_protocol::{
     UnitSet,
 };
 use peerless_store::{
-    Advanced, Checkpoints, Cover, Part, Payload, PayloadFormat, RoundSums, State, StateOrigin, Store, StoreError,
-    StoredState, SumsError, UnitGradients,
+    Advanced, Checkpoints, Cover, Outputs, Part, Payload, PayloadFormat, RoundSums, State, StateOrigin, Store,
+    StoreError, StoredState, SumsError, UnitGradients,
 };
 use tokio::sync::oneshot;
 
@@ -29,6 +29,8 @@ type Job = Box<dyn FnOnce(&mut Worker) + Send>;
 #[derive(Clone)]
 pub(super) struct Storage {
     jobs: blocking::Sender<Job>,
+    /// Where functions write to.
+    outputs: Outputs,
 }
 
 /// What lives on the store's thread.
@@ -88,13 +90,20 @@ impl Storage {
         let limit = MAX_PAYLOADS.saturating_mul(format.bytes() as u64);
         let sums = RoundSums::with_gradients(format, limit, gradients);
         let round = current.reference;
+        let outputs = store.tensors.outputs().clone();
         let mut worker = Worker { store, sums, state, current, round, fetched: None, blobs };
         worker.publish_states();
         let (jobs, queue) = blocking::channel::<Job>();
         let work = move || queue.into_iter().for_each(|job| job(&mut worker));
         let thread = std::thread::Builder::new().name("store".into()).spawn(work);
         thread.map_err(|_| PeerError::Thread("store"))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, outputs })
+    }
+
+    /// A file for a function to write a unit's gradient to. Does not wait for the thread, so that a function begins while
+    /// that still clears away the round before.
+    pub fn unit_output(&self, round: u64, unit: u32) -> PathBuf {
+        self.outputs.of_unit(round, unit)
     }
 
     /// Runs `job` on the thread, after everything asked for before this call. The order is that of the
@@ -156,11 +165,6 @@ impl Worker {
         self.state = self.store.tensors.load(&reference.digest).map_err(StoreError::from)?;
         self.current = stored;
         Ok(())
-    }
-
-    /// A file for a function to write a unit's gradient to.
-    pub fn unit_output(&mut self, round: u64, unit: u32) -> PathBuf {
-        self.store.tensors.unit_output(round, unit)
     }
 
     /// Adds a computed gradient. `Ok(false)` if its round is over.

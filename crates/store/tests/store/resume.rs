@@ -197,7 +197,7 @@ fn train(place: &Place, until: u64) -> Digest {
         sums.begin(&plan).unwrap();
         store.tensors.remove_outputs_before(round).unwrap();
         for unit in 0..plan.gradient_units {
-            let path = store.tensors.unit_output(round, unit);
+            let path = store.tensors.outputs().of_unit(round, unit);
             let digest = play_function(&path, &current.vector, round, unit);
             sums.add_unit(unit, &path, digest).unwrap();
         }

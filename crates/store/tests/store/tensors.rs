@@ -62,7 +62,7 @@ fn a_restart_adopts_whole_states_and_removes_everything_else() {
         let mut store = open(&directory);
         let damaged = store.put_state(&state(&spec(), 4, 7)).unwrap();
         let kept = store.put_state(&state(&spec(), 4, 8)).unwrap();
-        fs::write(store.unit_output(8, 0), b"half a grad").unwrap();
+        fs::write(store.outputs().of_unit(8, 0), b"half a grad").unwrap();
         (kept, damaged)
     };
     let states = directory.path().join("states");
@@ -109,7 +109,12 @@ fn a_directory_in_use_is_refused_with_its_owner() {
 fn outputs_are_unique_and_removed_when_their_round_is_over() {
     let directory = TempDir::new().unwrap();
     let mut store = open(&directory);
-    let outputs = [store.unit_output(3, 1), store.unit_output(3, 1), store.unit_output(4, 1), store.initial_output()];
+    let outputs = [
+        store.outputs().of_unit(3, 1),
+        store.outputs().of_unit(3, 1),
+        store.outputs().of_unit(4, 1),
+        store.outputs().of_initial_parameters(),
+    ];
     for output in &outputs {
         fs::OpenOptions::new().write(true).create_new(true).open(output).unwrap();
     }
@@ -121,8 +126,8 @@ fn outputs_are_unique_and_removed_when_their_round_is_over() {
 #[test]
 fn outputs_of_a_killed_predecessor_cannot_be_mistaken_for_new_ones() {
     let directory = TempDir::new().unwrap();
-    let old = open(&directory).unit_output(3, 1);
-    let new = open(&directory).unit_output(3, 1);
+    let old = open(&directory).outputs().of_unit(3, 1);
+    let new = open(&directory).outputs().of_unit(3, 1);
     assert_ne!(old, new);
     assert!(fs::write(old, b"late").is_err());
 }
